@@ -1,0 +1,105 @@
+// The GRU ops on CPU tensors.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "bindings/host.h"
+#include "bindings/layer.h"
+
+namespace rnnfast {
+namespace {
+
+constexpr int64_t kGates = 3;
+constexpr int64_t kKeptGates = 4;
+
+using Forward = std::tuple<Tensor, Tensor, Tensor>;
+using Inference = std::tuple<Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& weight_ih,
+                    const Tensor& weight_hh, const OptionalTensor& bias_ih,
+                    const OptionalTensor& bias_hh, bool reset_after, bool batch_first, bool reverse,
+                    bool keep) {
+  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_first);
+  Tensor output = layer.empty_sequence(layer.hidden_size);
+  Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
+  Tensor gates = keep ? layer.empty_sequence(kKeptGates * layer.hidden_size) : output;
+
+  GruForward args{};
+  layer.fill(args);
+  args.reverse = reverse;
+  args.reset_after = reset_after;
+  args.bias_ih = pointer(layer.bias_ih);
+  args.bias_hh = pointer(layer.bias_hh);
+  args.output = output.mutable_data_ptr();
+  args.h_n = h_n.mutable_data_ptr();
+  args.gates = pointer_if(keep, gates);
+  layer.kernels().gru_forward(Host().runtime(), &args);
+  return {output, h_n, gates};
+}
+
+Forward gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+            OptionalTensor bias_hh, bool reset_after, bool batch_first, bool reverse) {
+  return run_forward("rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
+                     reset_after, batch_first, reverse, true);
+}
+
+Inference gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
+                        OptionalTensor bias_ih, OptionalTensor bias_hh, bool reset_after,
+                        bool batch_first, bool reverse) {
+  const auto [output, h_n, gates] =
+      run_forward("rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
+                  reset_after, batch_first, reverse, false);
+  return {output, h_n};
+}
+
+Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
+                      Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates,
+                      bool reset_after, bool batch_first, bool reverse, bool need_input,
+                      bool need_weights, bool need_bias) {
+  const Layer layer("rnnfast::gru_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
+                    std::nullopt, batch_first);
+  const int64_t hidden = layer.hidden_size;
+  const Tensor states = layer.checked_sequence("output", output, hidden);
+  const Tensor kept_gates = layer.checked_sequence("gates", gates, kKeptGates * hidden);
+  const auto grad_states = layer.gradient("grad_output", grad_output);
+  const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
+  Tensor grad_input = need_input ? layer.empty_sequence(layer.input_size) : layer.empty({0});
+  Tensor grad_h_0 = layer.empty({layer.batch, hidden});
+  Tensor grad_weight_ih = layer.empty_if(need_weights, {kGates * hidden, layer.input_size});
+  Tensor grad_weight_hh = layer.empty_if(need_weights, {kGates * hidden, hidden});
+  Tensor grad_bias_ih = layer.empty_if(need_bias, {kGates * hidden});
+  Tensor grad_bias_hh = layer.empty_if(need_bias, {kGates * hidden});
+
+  GruBackward args{};
+  layer.fill(args);
+  args.reverse = reverse;
+  args.reset_after = reset_after;
+  args.output = states.const_data_ptr();
+  args.gates = kept_gates.const_data_ptr();
+  if (grad_states) {
+    args.grad_output = grad_states->tensor.const_data_ptr();
+    args.grad_output_time = grad_states->time;
+    args.grad_output_row = grad_states->row;
+  }
+  args.grad_h_n = pointer(grad_h_last);
+  args.grad_input = pointer_if(need_input, grad_input);
+  args.grad_input_time = layer.time_stride(layer.input_size);
+  args.grad_input_row = layer.row_stride(layer.input_size);
+  args.grad_h_0 = grad_h_0.mutable_data_ptr();
+  args.grad_weight_ih = pointer_if(need_weights, grad_weight_ih);
+  args.grad_weight_hh = pointer_if(need_weights, grad_weight_hh);
+  args.grad_bias_ih = pointer_if(need_bias, grad_bias_ih);
+  args.grad_bias_hh = pointer_if(need_bias, grad_bias_hh);
+  layer.kernels().gru_backward(Host().runtime(), &args);
+  return {grad_input, grad_h_0, grad_weight_ih, grad_weight_hh, grad_bias_ih, grad_bias_hh};
+}
+
+}  // namespace
+}  // namespace rnnfast
+
+STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
+  m.impl("gru", TORCH_BOX(&rnnfast::gru));
+  m.impl("gru_inference", TORCH_BOX(&rnnfast::gru_inference));
+  m.impl("gru_backward", TORCH_BOX(&rnnfast::gru_backward));
+}

@@ -1,0 +1,109 @@
+#include "bindings/host.h"
+
+#include <pthread.h>
+#include <torch/csrc/stable/ops.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace rnnfast {
+namespace {
+
+// A forked child has none of its parent's pool threads; OpenMP runtimes may wait for them for ever.
+std::atomic<bool> forked{false};
+const int fork_watch = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+int64_t level_2_cache() {
+  constexpr int64_t kAssumed = 1 << 20;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return kAssumed;
+}
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+using Block = std::unique_ptr<void, Free>;
+
+Block aligned_block(size_t bytes) {
+  void* p = nullptr;
+  if (posix_memalign(&p, 64, bytes) != 0) throw std::bad_alloc();
+  return Block(p);
+}
+
+// Bump allocation from one block that is as large as the largest call so far needed; what does not
+// fit the block during a call stands beside it until the call ends.
+class Scratch {
+ public:
+  void* allocate(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    needed_ += bytes;
+    if (used_ + bytes <= capacity_) {
+      void* p = static_cast<char*>(block_.get()) + used_;
+      used_ += bytes;
+      return p;
+    }
+    beside_.push_back(aligned_block(bytes ? bytes : 64));
+    return beside_.back().get();
+  }
+
+  void reset() {
+    beside_.clear();
+    if (needed_ > capacity_ && needed_ <= kKept) {
+      block_.reset();
+      capacity_ = 0;
+      block_ = aligned_block(needed_);
+      capacity_ = needed_;
+    }
+    used_ = needed_ = 0;
+  }
+
+ private:
+  static constexpr size_t kKept = size_t{256} << 20;  // bytes; larger calls give theirs back
+  Block block_;
+  size_t capacity_ = 0, used_ = 0, needed_ = 0;
+  std::vector<Block> beside_;
+};
+
+Scratch& scratch() {
+  thread_local Scratch instance;
+  return instance;
+}
+
+void run(const Runtime* runtime, int64_t tasks, void (*body)(void*, int64_t, int64_t),
+         void* argument) {
+  if (runtime->num_threads <= 1) return body(argument, 0, tasks);
+  torch::stable::parallel_for(0, tasks, 1,
+                              [&](int64_t begin, int64_t end) { body(argument, begin, end); });
+}
+
+void* allocate(const Runtime* runtime, size_t bytes) {
+  return static_cast<Scratch*>(runtime->host)->allocate(bytes);
+}
+
+}  // namespace
+
+Host::Host() {
+  static const int64_t cache = level_2_cache();
+  runtime_.num_threads = forked ? 1 : torch::stable::get_num_threads();
+  runtime_.cache_bytes = cache;
+  runtime_.run = run;
+  runtime_.allocate = allocate;
+  runtime_.host = &scratch();
+}
+
+Host::~Host() {
+  try {
+    scratch().reset();
+  } catch (const std::bad_alloc&) {
+    // Nothing is kept, then: the next call allocates what it needs, or reports that it cannot.
+  }
+}
+
+}  // namespace rnnfast

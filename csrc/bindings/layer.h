@@ -1,0 +1,85 @@
+// Checks and allocation that the ops of all cells share. Every message names the op, the argument,
+// what came and what was expected.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+
+#include "cpu_kernels.h"
+
+namespace rnnfast {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// A [seq_len, batch, features] tensor (or [batch, seq_len, features]) with its features contiguous.
+struct SequenceView {
+  Tensor tensor;
+  int64_t time, row;  // strides in elements
+
+  // Copies only where the features themselves are strided.
+  SequenceView(const Tensor& source, bool batch_first);
+};
+
+// One layer's checked arguments.
+struct Layer {
+  const char* op;
+  bool batch_first;
+  SequenceView input;
+  Tensor h_0, weight_ih, weight_hh;
+  OptionalTensor bias_ih, bias_hh;
+  int64_t seq_len, batch, input_size, hidden_size;
+
+  Layer(const char* op, int64_t gates, const Tensor& input, const Tensor& h_0,
+        const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
+        const OptionalTensor& bias_hh, bool batch_first);
+
+  // `tensor`, contiguous, after a check that it has this shape, and dtype and device of the input.
+  Tensor checked(const char* name, const Tensor& tensor,
+                 std::initializer_list<int64_t> shape) const;
+  Tensor checked_sequence(const char* name, const Tensor& tensor, int64_t features) const;
+  // A view of a gradient that may be absent; its features are contiguous.
+  std::optional<SequenceView> gradient(const char* name, const OptionalTensor& tensor) const;
+  OptionalTensor state_gradient(const char* name, const OptionalTensor& tensor) const;
+
+  Tensor empty(std::initializer_list<int64_t> shape) const;
+  Tensor empty_if(bool wanted, std::initializer_list<int64_t> shape) const;
+  // [seq_len, batch, features], or [batch, seq_len, features] with batch_first; contiguous.
+  Tensor empty_sequence(int64_t features) const;
+  // Strides, over features, of such a tensor.
+  int64_t time_stride(int64_t features) const { return (batch_first ? 1 : batch) * features; }
+  int64_t row_stride(int64_t features) const { return (batch_first ? seq_len : 1) * features; }
+
+  const CpuKernels& kernels() const;
+
+  // Fills what every cell's args struct calls by the same name.
+  template <class Args>
+  void fill(Args& args) const {
+    args.seq_len = seq_len;
+    args.batch = batch;
+    args.input_size = input_size;
+    args.hidden_size = hidden_size;
+    args.input = input.tensor.const_data_ptr();
+    args.input_time = input.time;
+    args.input_row = input.row;
+    args.h_0 = h_0.const_data_ptr();
+    args.weight_ih = weight_ih.const_data_ptr();
+    args.weight_hh = weight_hh.const_data_ptr();
+    args.output_time = time_stride(hidden_size);
+    args.output_row = row_stride(hidden_size);
+  }
+};
+
+inline const void* pointer(const OptionalTensor& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
+
+inline void* pointer_if(bool wanted, const Tensor& tensor) {
+  return wanted ? tensor.mutable_data_ptr() : nullptr;
+}
+
+}  // namespace rnnfast

@@ -1,0 +1,112 @@
+// The LSTM ops on CPU tensors.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "bindings/host.h"
+#include "bindings/layer.h"
+
+namespace rnnfast {
+namespace {
+
+constexpr int64_t kGates = 4;
+
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Inference = std::tuple<Tensor, Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
+                    const OptionalTensor& bias_hh, bool batch_first, bool reverse, bool keep) {
+  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_first);
+  const int64_t hidden = layer.hidden_size;
+  const Tensor c_first = layer.checked("c_0", c_0, {layer.batch, hidden});
+  Tensor output = layer.empty_sequence(hidden);
+  Tensor h_n = layer.empty({layer.batch, hidden}), c_n = layer.empty({layer.batch, hidden});
+  Tensor gates = keep ? layer.empty_sequence(kGates * hidden) : output;
+  Tensor cells = keep ? layer.empty_sequence(hidden) : output;
+
+  LstmForward args{};
+  layer.fill(args);
+  args.reverse = reverse;
+  args.c_0 = c_first.const_data_ptr();
+  args.bias_ih = pointer(layer.bias_ih);
+  args.bias_hh = pointer(layer.bias_hh);
+  args.output = output.mutable_data_ptr();
+  args.h_n = h_n.mutable_data_ptr();
+  args.c_n = c_n.mutable_data_ptr();
+  args.gates = pointer_if(keep, gates);
+  args.cells = pointer_if(keep, cells);
+  layer.kernels().lstm_forward(Host().runtime(), &args);
+  return {output, h_n, c_n, gates, cells};
+}
+
+Forward lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
+             OptionalTensor bias_ih, OptionalTensor bias_hh, bool batch_first, bool reverse) {
+  return run_forward("rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
+                     batch_first, reverse, true);
+}
+
+Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
+                         OptionalTensor bias_ih, OptionalTensor bias_hh, bool batch_first,
+                         bool reverse) {
+  const auto [output, h_n, c_n, gates, cells] =
+      run_forward("rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
+                  bias_hh, batch_first, reverse, false);
+  return {output, h_n, c_n};
+}
+
+Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
+                       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
+                       Tensor output, Tensor gates, Tensor cells, bool batch_first, bool reverse,
+                       bool need_input, bool need_weights, bool need_bias) {
+  const Layer layer("rnnfast::lstm_backward", kGates, input, h_0, weight_ih, weight_hh,
+                    std::nullopt, std::nullopt, batch_first);
+  const int64_t batch = layer.batch, hidden = layer.hidden_size;
+  const Tensor c_first = layer.checked("c_0", c_0, {batch, hidden});
+  const Tensor states = layer.checked_sequence("output", output, hidden);
+  const Tensor kept_gates = layer.checked_sequence("gates", gates, kGates * hidden);
+  const Tensor kept_cells = layer.checked_sequence("cells", cells, hidden);
+  const auto grad_states = layer.gradient("grad_output", grad_output);
+  const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
+  const OptionalTensor grad_c_last = layer.state_gradient("grad_c_n", grad_c_n);
+  Tensor grad_input = need_input ? layer.empty_sequence(layer.input_size) : layer.empty({0});
+  Tensor grad_h_0 = layer.empty({batch, hidden}), grad_c_0 = layer.empty({batch, hidden});
+  Tensor grad_weight_ih = layer.empty_if(need_weights, {kGates * hidden, layer.input_size});
+  Tensor grad_weight_hh = layer.empty_if(need_weights, {kGates * hidden, hidden});
+  Tensor grad_bias = layer.empty_if(need_bias, {kGates * hidden});
+
+  LstmBackward args{};
+  layer.fill(args);
+  args.reverse = reverse;
+  args.c_0 = c_first.const_data_ptr();
+  args.output = states.const_data_ptr();
+  args.gates = kept_gates.const_data_ptr();
+  args.cells = kept_cells.const_data_ptr();
+  if (grad_states) {
+    args.grad_output = grad_states->tensor.const_data_ptr();
+    args.grad_output_time = grad_states->time;
+    args.grad_output_row = grad_states->row;
+  }
+  args.grad_h_n = pointer(grad_h_last);
+  args.grad_c_n = pointer(grad_c_last);
+  args.grad_input = pointer_if(need_input, grad_input);
+  args.grad_input_time = layer.time_stride(layer.input_size);
+  args.grad_input_row = layer.row_stride(layer.input_size);
+  args.grad_h_0 = grad_h_0.mutable_data_ptr();
+  args.grad_c_0 = grad_c_0.mutable_data_ptr();
+  args.grad_weight_ih = pointer_if(need_weights, grad_weight_ih);
+  args.grad_weight_hh = pointer_if(need_weights, grad_weight_hh);
+  args.grad_bias = pointer_if(need_bias, grad_bias);
+  layer.kernels().lstm_backward(Host().runtime(), &args);
+  return {grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias};
+}
+
+}  // namespace
+}  // namespace rnnfast
+
+STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
+  m.impl("lstm", TORCH_BOX(&rnnfast::lstm));
+  m.impl("lstm_inference", TORCH_BOX(&rnnfast::lstm_inference));
+  m.impl("lstm_backward", TORCH_BOX(&rnnfast::lstm_backward));
+}

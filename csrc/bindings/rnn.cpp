@@ -1,0 +1,91 @@
+// The plain RNN ops on CPU tensors.
+#include <torch/csrc/stable/library.h>
+
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "bindings/host.h"
+#include "bindings/layer.h"
+
+namespace rnnfast {
+namespace {
+
+constexpr int64_t kGates = 1;
+
+using Forward = std::tuple<Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+bool is_relu(const std::string& nonlinearity) {
+  if (nonlinearity != "tanh" && nonlinearity != "relu")
+    throw std::runtime_error("rnnfast::rnn: nonlinearity must be 'tanh' or 'relu', but got '" +
+                             nonlinearity + "'");
+  return nonlinearity == "relu";
+}
+
+Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
+            OptionalTensor bias_hh, std::string nonlinearity, bool batch_first, bool reverse) {
+  const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
+                    batch_first);
+  Tensor output = layer.empty_sequence(layer.hidden_size);
+  Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
+
+  RnnForward args{};
+  layer.fill(args);
+  args.reverse = reverse;
+  args.relu = is_relu(nonlinearity);
+  args.bias_ih = pointer(layer.bias_ih);
+  args.bias_hh = pointer(layer.bias_hh);
+  args.output = output.mutable_data_ptr();
+  args.h_n = h_n.mutable_data_ptr();
+  layer.kernels().rnn_forward(Host().runtime(), &args);
+  return {output, h_n};
+}
+
+Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
+                      Tensor weight_ih, Tensor weight_hh, Tensor output, std::string nonlinearity,
+                      bool batch_first, bool reverse, bool need_input, bool need_weights,
+                      bool need_bias) {
+  const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
+                    std::nullopt, batch_first);
+  const int64_t hidden = layer.hidden_size;
+  const Tensor states = layer.checked_sequence("output", output, hidden);
+  const auto grad_states = layer.gradient("grad_output", grad_output);
+  const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
+  Tensor grad_input = need_input ? layer.empty_sequence(layer.input_size) : layer.empty({0});
+  Tensor grad_h_0 = layer.empty({layer.batch, hidden});
+  Tensor grad_weight_ih = layer.empty_if(need_weights, {hidden, layer.input_size});
+  Tensor grad_weight_hh = layer.empty_if(need_weights, {hidden, hidden});
+  Tensor grad_bias = layer.empty_if(need_bias, {hidden});
+
+  RnnBackward args{};
+  layer.fill(args);
+  args.reverse = reverse;
+  args.relu = is_relu(nonlinearity);
+  args.output = states.const_data_ptr();
+  if (grad_states) {
+    args.grad_output = grad_states->tensor.const_data_ptr();
+    args.grad_output_time = grad_states->time;
+    args.grad_output_row = grad_states->row;
+  }
+  args.grad_h_n = pointer(grad_h_last);
+  args.grad_input = pointer_if(need_input, grad_input);
+  args.grad_input_time = layer.time_stride(layer.input_size);
+  args.grad_input_row = layer.row_stride(layer.input_size);
+  args.grad_h_0 = grad_h_0.mutable_data_ptr();
+  args.grad_weight_ih = pointer_if(need_weights, grad_weight_ih);
+  args.grad_weight_hh = pointer_if(need_weights, grad_weight_hh);
+  args.grad_bias = pointer_if(need_bias, grad_bias);
+  layer.kernels().rnn_backward(Host().runtime(), &args);
+  return {grad_input, grad_h_0, grad_weight_ih, grad_weight_hh, grad_bias};
+}
+
+}  // namespace
+}  // namespace rnnfast
+
+STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
+  // Forward keeps nothing but its output for backward, so one function serves both ops.
+  m.impl("rnn", TORCH_BOX(&rnnfast::rnn));
+  m.impl("rnn_inference", TORCH_BOX(&rnnfast::rnn));
+  m.impl("rnn_backward", TORCH_BOX(&rnnfast::rnn_backward));
+}

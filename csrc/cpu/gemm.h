@@ -1,0 +1,404 @@
+// Matrix products for recurrent shapes: rows times a packed matrix, in one fixed order over k.
+//
+// The right-hand matrix B [depth, columns] is packed once into panels of up to four vectors of
+// columns: panel p holds, for k = 0, 1, ..., its vectors side by side, padded with zeros to whole
+// vectors. A tile of a few rows times one panel stays in registers: for each k, every row's element
+// is broadcast and multiplied with the panel's vectors. Rows need no packing: only their start and
+// a step over k.
+//
+// Sums run over k in blocks of kDepthBlock, each from zero, then added to the tile: the error of a
+// long sum stays that of a blocked one, and an element's bits depend on its row and its column
+// alone, never on the tile, the batch or the thread it was computed in.
+#pragma once
+
+#include "cpu/vec.h"
+#include "runtime.h"
+
+namespace rnnfast {
+namespace {
+
+constexpr int64_t kDepthBlock = 256;
+constexpr int kMaxVectors = 4;
+constexpr int kMaxRows = 8;
+
+RNNFAST_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+RNNFAST_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+RNNFAST_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Cuts [0, tasks) by Runtime and calls body(begin, end); inline where one thread would do it all.
+template <class Body>
+void parallel(const Runtime& runtime, int64_t tasks, const Body& body) {
+  if (tasks <= 0) return;
+  if (runtime.num_threads <= 1 || tasks == 1) return body(int64_t{0}, tasks);
+  runtime.run(
+      &runtime, tasks,
+      [](void* argument, int64_t begin, int64_t end) {
+        (*static_cast<const Body*>(argument))(begin, end);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+template <class T>
+T* allocate(const Runtime& runtime, int64_t count) {
+  return static_cast<T*>(runtime.allocate(&runtime, static_cast<size_t>(count) * sizeof(T)));
+}
+
+// Rows of a sequence or matrix: row r is r % inner rows of inner_stride after r / inner of
+// outer_stride. Where `head` is set, the first `inner` rows stand there (contiguous) and row r is
+// row r - inner of base: the states before each step are h_0 followed by the outputs.
+template <class T>
+struct Rows {
+  T* base;
+  int64_t inner, outer_stride, inner_stride;
+  T* head = nullptr;
+  int64_t head_stride = 0;
+
+  T* operator[](int64_t r) const {
+    if (head) {
+      if (r < inner) return head + r * head_stride;
+      r -= inner;
+    }
+    if (r < inner) return base + r * inner_stride;
+    return base + (r / inner) * outer_stride + (r % inner) * inner_stride;
+  }
+};
+
+template <class T>
+Rows<T> matrix_rows(T* base, int64_t stride) {
+  return {base, INT64_MAX, 0, stride};
+}
+
+// How the columns of a packed matrix are cut into panels.
+// gates == 1: plain columns, the vectors spread evenly over panels of at most kMaxVectors.
+// gates  > 1: panel p holds vector p of each gate's `columns`, so that a tile has all gates of its
+// units; the matrix has gates * columns columns, a gate's columns side by side.
+template <class T>
+struct Panels {
+  static constexpr int width = Vector<T>::width;
+  int64_t columns, gates, count, quotient, remainder;
+
+  Panels(int64_t columns_, int64_t gates_) : columns(columns_), gates(gates_) {
+    const int64_t vectors = ceil_div(columns, width);
+    count = gates > 1 ? vectors : ceil_div(vectors, kMaxVectors);
+    quotient = count ? vectors / count : 0;
+    remainder = count ? vectors % count : 0;
+  }
+  int64_t vectors(int64_t p) const { return gates > 1 ? gates : quotient + (p < remainder); }
+  // Vectors before panel p.
+  int64_t first(int64_t p) const {
+    return gates > 1 ? p * gates : p * quotient + min_of(p, remainder);
+  }
+  int64_t total() const { return first(count); }
+  // The first matrix column of vector v of panel p, and how many of its lanes are real.
+  int64_t column(int64_t p, int64_t v) const {
+    return gates > 1 ? v * columns + p * width : (first(p) + v) * width;
+  }
+  int64_t valid(int64_t p, int64_t v) const {
+    return min_of(width, columns - (gates > 1 ? p : first(p) + v) * width);
+  }
+  int64_t packed_size(int64_t depth) const { return total() * width * depth; }
+  // Where panel p begins in a packed matrix of that depth.
+  int64_t offset(int64_t depth, int64_t p) const { return first(p) * width * depth; }
+  const T* panel(const T* packed, int64_t depth, int64_t p) const {
+    return packed + offset(depth, p);
+  }
+};
+
+// Packs B given by its columns: column c is `depth` contiguous elements at source + c * stride
+// (a torch weight [columns, depth]).
+template <class T>
+void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* source, int64_t stride,
+                  int64_t depth, T* packed) {
+  constexpr int width = Vector<T>::width;
+  parallel(runtime, panels.count, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t step = panels.vectors(p) * width;
+      for (int64_t v = 0; v < panels.vectors(p); ++v) {
+        const T* from = source + panels.column(p, v) * stride;
+        const int64_t valid = panels.valid(p, v);
+        T* to = packed + panels.offset(depth, p) + v * width;
+        for (int64_t k = 0; k < depth; k += width) {
+          const int64_t n = min_of(width, depth - k);
+          Vec<T> x[width];
+#pragma GCC unroll 16
+          for (int64_t j = 0; j < width; ++j)
+            x[j] = j < valid ? load_first(from + j * stride + k, n) : Vec<T>{};
+          transpose<T>(x);
+#pragma GCC unroll 16
+          for (int64_t j = 0; j < width; ++j)
+            if (j < n) store(to + (k + j) * step, x[j]);
+        }
+      }
+    }
+  });
+}
+
+// Packs rows [row, row + count) of B as depths [k, k + count) of `depth`.
+template <class T>
+void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const T>& source,
+               int64_t row, int64_t count, int64_t depth, int64_t k, T* packed) {
+  constexpr int width = Vector<T>::width;
+  parallel(runtime, panels.count, [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < count; ++r) {
+      const T* from = source[row + r];
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t vectors = panels.vectors(p);
+        T* to = packed + panels.offset(depth, p) + (k + r) * vectors * width;
+        for (int64_t v = 0; v < vectors; ++v)
+          store(to + v * width, load_first(from + panels.column(p, v), panels.valid(p, v)));
+      }
+    }
+  });
+}
+
+// tile [rows][vectors][width] += a [rows, depth] * panel [depth][vectors][width];
+// element (m, k) of a is a[m][k * a_step].
+template <class T, int vectors, int rows>
+void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* panel, T* tile) {
+  constexpr int width = Vector<T>::width;
+  const T* row[rows];
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m) row[m] = a[m];
+  for (int64_t left = depth; left > 0; left -= kDepthBlock) {
+    Vec<T> sum[rows][vectors];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sum[m][v] = Vec<T>{};
+    const int64_t block = min_of(left, kDepthBlock);
+    int64_t at = 0;
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < block; ++k) {
+      Vec<T> b[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) b[v] = load(panel + v * width);
+#pragma GCC unroll 8
+      for (int m = 0; m < rows; ++m) {
+        const Vec<T> x = broadcast(row[m][at]);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) sum[m][v] = fma(x, b[v], sum[m][v]);
+      }
+      panel += vectors * width;
+      at += a_step;
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) row[m] += at;
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        T* to = tile + (m * vectors + v) * width;
+        store(to, load(to) + sum[m][v]);
+      }
+    // Keeps the compiler from holding the whole tile in registers from block to block, and
+    // spilling.
+    __asm__ volatile("" ::: "memory");
+  }
+}
+
+// Most rows whose sums, with the panel's vectors and one broadcast, stay in registers.
+constexpr int max_rows(int64_t vectors) {
+  return static_cast<int>(kVectorRegisters == 32 ? (vectors == 4 ? 6 : 8)
+                                                 : (vectors == 1   ? 8
+                                                    : vectors == 2 ? 6
+                                                    : vectors == 3 ? 4
+                                                                   : 3));
+}
+
+template <class T>
+using TileKernel = void (*)(int64_t, const T* const*, int64_t, const T*, T*);
+
+template <class T, int vectors>
+TileKernel<T> tile_kernel_of(int64_t rows) {
+  constexpr int most = max_rows(vectors);
+  switch (rows) {
+    case 1:
+      return multiply_tile<T, vectors, 1>;
+    case 2:
+      return multiply_tile<T, vectors, 2>;
+    case 3:
+      return multiply_tile<T, vectors, 3>;
+    case 4:
+      return multiply_tile < T, vectors, most < 4 ? most : 4 > ;
+    case 5:
+      return multiply_tile < T, vectors, most < 5 ? most : 5 > ;
+    case 6:
+      return multiply_tile < T, vectors, most < 6 ? most : 6 > ;
+    case 7:
+      return multiply_tile < T, vectors, most < 7 ? most : 7 > ;
+    default:
+      return multiply_tile < T, vectors, most < 8 ? most : 8 > ;
+  }
+}
+
+template <class T>
+TileKernel<T> tile_kernel(int64_t vectors, int64_t rows) {
+  switch (vectors) {
+    case 1:
+      return tile_kernel_of<T, 1>(rows);
+    case 2:
+      return tile_kernel_of<T, 2>(rows);
+    case 3:
+      return tile_kernel_of<T, 3>(rows);
+    default:
+      return tile_kernel_of<T, 4>(rows);
+  }
+}
+
+template <class T>
+struct alignas(64) Tile {
+  T at[kMaxRows * kMaxVectors * Vector<T>::width];
+};
+
+// Calls body(first, count) over [begin, end) in tiles of nearly equal height for panels that wide.
+template <class Body>
+RNNFAST_INLINE void for_each_tile(int64_t begin, int64_t end, int64_t vectors, const Body& body) {
+  const int64_t tiles = ceil_div(end - begin, max_rows(vectors));
+  for (int64_t i = 0, first = begin; i < tiles; ++i) {
+    const int64_t count = (end - first) / (tiles - i);
+    body(first, count);
+    first += count;
+  }
+}
+
+// tile += rows [first, first + count) of a times one panel.
+template <class T>
+void accumulate(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+                int64_t depth, const T* panel, int64_t vectors, T* tile) {
+  const T* rows[kMaxRows] = {};
+  for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset;
+  tile_kernel<T>(vectors, count)(depth, rows, 1, panel, tile);
+}
+
+// out [row_begin..row_end, panel_begin..panel_end] = bias + a * B, on the calling thread.
+// bias is packed like one row of B; null for zero.
+template <class T>
+void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int64_t row_end,
+              const Panels<T>& panels, int64_t panel_begin, int64_t panel_end, int64_t depth,
+              const T* packed, const T* bias) {
+  constexpr int width = Vector<T>::width;
+  for (int64_t p = panel_begin; p < panel_end; ++p) {
+    const int64_t vectors = panels.vectors(p);
+    const T* panel = panels.panel(packed, depth, p);
+    for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+      Tile<T> tile;
+      for (int64_t m = 0; m < count; ++m)
+        for (int64_t v = 0; v < vectors; ++v)
+          store(tile.at + (m * vectors + v) * width,
+                bias ? load(bias + (panels.first(p) + v) * width) : Vec<T>{});
+      accumulate(a, 0, first, count, depth, panel, vectors, tile.at);
+      for (int64_t m = 0; m < count; ++m) {
+        T* to = out[first + m];
+        for (int64_t v = 0; v < vectors; ++v)
+          store_first(to + panels.column(p, v), load(tile.at + (m * vectors + v) * width),
+                      panels.valid(p, v));
+      }
+    });
+  }
+}
+
+// The same over all rows and panels, on all threads: rows are shared out where there are enough.
+template <class T>
+void multiply_parallel(const Runtime& runtime, const Rows<const T>& a, const Rows<T>& out,
+                       int64_t rows, const Panels<T>& panels, int64_t depth, const T* packed,
+                       const T* bias) {
+  if (rows >= runtime.num_threads * 4 * kMaxRows) {
+    parallel(runtime, rows, [&](int64_t begin, int64_t end) {
+      multiply(a, out, begin, end, panels, 0, panels.count, depth, packed, bias);
+    });
+  } else {
+    parallel(runtime, panels.count, [&](int64_t begin, int64_t end) {
+      multiply(a, out, 0, rows, panels, begin, end, depth, packed, bias);
+    });
+  }
+}
+
+// One right-hand side of weight_gradient: out [columns of a, columns] = a^T * b.
+template <class T>
+struct GradientPart {
+  Rows<const T> b;
+  int64_t columns;
+  T* out;  // contiguous
+};
+
+// out = a^T b for each part, and bias_out = sum of a over rows (null: not wanted). `a` is rows x
+// columns starting at a.base, b has as many rows. Blocks of kDepthBlock rows are packed on both
+// sides and added up in the order of the rows; threads share the columns of a, so sums never cross
+// threads.
+template <class T>
+void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t rows, int64_t columns,
+                     const GradientPart<T>* parts, int part_count, T* bias_out) {
+  constexpr int width = Vector<T>::width;
+  constexpr int64_t kColumnBlock = 48;
+  int64_t most = 0;
+  for (int i = 0; i < part_count; ++i) {
+    const Panels<T> panels(parts[i].columns, 1);
+    most += panels.packed_size(kDepthBlock);
+    if (rows == 0)
+      memset(parts[i].out, 0, sizeof(T) * static_cast<size_t>(columns * parts[i].columns));
+  }
+  if (rows == 0 && bias_out) memset(bias_out, 0, sizeof(T) * static_cast<size_t>(columns));
+  T* packed = allocate<T>(runtime, most);
+  const int64_t blocks =
+      ceil_div(ceil_div(columns, kColumnBlock), runtime.num_threads) * runtime.num_threads;
+  const int64_t block = ceil_div(columns, blocks);
+
+  for (int64_t row = 0; row < rows; row += kDepthBlock) {
+    const int64_t depth = min_of(kDepthBlock, rows - row);
+    T* to = packed;
+    for (int i = 0; i < part_count; ++i) {
+      const Panels<T> panels(parts[i].columns, 1);
+      pack_rows(runtime, panels, parts[i].b, row, depth, depth, 0, to);
+      to += panels.packed_size(depth);
+    }
+    parallel(runtime, blocks, [&](int64_t begin, int64_t end) {
+      alignas(64) T packed_a[kDepthBlock * kColumnBlock];
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t m0 = i * block, m1 = min_of(columns, m0 + block);
+        if (m0 >= m1) continue;
+        for (int64_t k = 0; k < depth; ++k)
+          memcpy(packed_a + k * kColumnBlock, a[row + k] + m0,
+                 sizeof(T) * static_cast<size_t>(m1 - m0));
+        if (bias_out) {
+          T sum[kColumnBlock] = {};
+          for (int64_t k = 0; k < depth; ++k)
+            for (int64_t m = 0; m < m1 - m0; ++m) sum[m] += packed_a[k * kColumnBlock + m];
+          for (int64_t m = 0; m < m1 - m0; ++m)
+            bias_out[m0 + m] = row == 0 ? sum[m] : bias_out[m0 + m] + sum[m];
+        }
+        const T* from = packed;
+        for (int part = 0; part < part_count; ++part) {
+          const Panels<T> panels(parts[part].columns, 1);
+          for (int64_t p = 0; p < panels.count; ++p) {
+            const int64_t vectors = panels.vectors(p);
+            const T* panel = panels.panel(from, depth, p);
+            for_each_tile(0, m1 - m0, vectors, [&](int64_t first, int64_t count) {
+              Tile<T> tile;
+              const T* columns_of_a[kMaxRows];
+              for (int64_t m = 0; m < count; ++m) {
+                columns_of_a[m] = packed_a + first + m;
+                for (int64_t v = 0; v < vectors; ++v)
+                  store(tile.at + (m * vectors + v) * width, Vec<T>{});
+              }
+              tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel, tile.at);
+              for (int64_t m = 0; m < count; ++m) {
+                T* out = parts[part].out + (m0 + first + m) * parts[part].columns;
+                for (int64_t v = 0; v < vectors; ++v) {
+                  T* o = out + panels.column(p, v);
+                  const int64_t valid = panels.valid(p, v);
+                  Vec<T> sum = load(tile.at + (m * vectors + v) * width);
+                  if (row > 0) sum = load_first<T>(o, valid) + sum;
+                  store_first(o, sum, valid);
+                }
+              }
+            });
+          }
+          from += panels.packed_size(depth);
+        }
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace rnnfast

@@ -1,0 +1,291 @@
+// GRU on the CPU, both forms: the one body of ../gru.h, compiled for each ISA.
+//
+// reset_after: a forward tile is some rows times the three gates of one vector of units, like
+// LSTM's; the input half and the recurrent half stay apart, since r scales only the latter in n.
+// Reset before: a step has two phases, since n needs r * h_prev of all units: r and z first, then
+// n. Backward mirrors this.
+//
+// Gate gradients stand in scratch as [n | r | z | hidden half of n], so that both the input product
+// (n r z) and the recurrent one (r z, hidden half of n) read one contiguous run.
+#pragma once
+
+#include "cpu/activations.h"
+#include "cpu/sequence.h"
+#include "gru.h"
+#include "pointwise.h"
+
+namespace rnnfast {
+namespace {
+
+template <class T>
+void gru_forward(const Runtime& runtime, const GruForward& a) {
+  constexpr int width = Vector<T>::width;
+  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const T* h_0 = static_cast<const T*>(a.h_0);
+  if (steps == 0) return copy_rows(matrix_rows(h_0, hidden), static_cast<T*>(a.h_n), batch, hidden);
+
+  const bool keep = a.gates != nullptr, reset_after = a.reset_after;
+  const T* hh = static_cast<const T*>(a.weight_hh);
+  const T* bias_hh = static_cast<const T*>(a.bias_hh);
+  const Panels<T> all(hidden, 3);           // r z n
+  const Panels<T> reset_update(hidden, 2);  // r z
+  const Panels<T> candidate(hidden, 1);     // n
+  Walk walk(runtime, steps, batch, all.packed_size(hidden) * sizeof(T),
+            all.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
+  walk.fused = walk.fused && reset_after;
+  const T* weight_ih = packed_weight(runtime, all, a.weight_ih, inputs);
+  const T* bias_x = packed_bias(runtime, all, a.bias_ih, nullptr);
+  const T *weight_all = nullptr, *bias_all = nullptr;
+  const T *weight_rz = nullptr, *bias_rz = nullptr, *weight_n = nullptr, *bias_n = nullptr;
+  if (reset_after) {
+    weight_all = packed_weight(runtime, all, hh, hidden);
+    bias_all = packed_bias(runtime, all, bias_hh, nullptr);
+  } else {
+    weight_rz = packed_weight(runtime, reset_update, hh, hidden);
+    bias_rz = packed_bias(runtime, reset_update, bias_hh, nullptr);
+    weight_n = packed_weight(runtime, candidate, hh + 2 * hidden * hidden, hidden);
+    bias_n = packed_bias(runtime, candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
+  }
+
+  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
+                            a.reverse);
+  const Sequence<T> h(static_cast<T*>(a.output), a.output_time, a.output_row, steps, batch,
+                      a.reverse);
+  const int64_t gates_row = 4 * hidden;
+  const Sequence<T> gates =
+      keep
+          ? Sequence<T>(static_cast<T*>(a.gates), 4 * a.output_time, 4 * a.output_row, steps, batch,
+                        a.reverse)
+          : Sequence<T>(walk.fused ? nullptr : allocate<T>(runtime, walk.chunk * batch * gates_row),
+                        batch * gates_row, gates_row, steps, batch, false);
+
+  const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
+                        int64_t panel_begin, int64_t panel_end) {
+    const int64_t at = keep ? s : s % walk.chunk;  // where step s stands in `gates`
+    if (!walk.fused && phase == 0 && s % walk.chunk == 0)
+      project(x, s, gates, at, min_of(walk.chunk, steps - s), row_begin, row_end, all, panel_begin,
+              panel_end, inputs, weight_ih, bias_x);
+    const Rows<const T> x_rows = x.step_rows(s);
+    const Rows<T> gates_rows = gates.step_rows(at);
+    Rows<const T> h_prev = matrix_rows(h_0, hidden);
+    if (s > 0) h_prev.base = h.at(s - 1, 0), h_prev.inner_stride = h.row;
+
+    const auto reset_after_tile = [&](int64_t p, int64_t first, int64_t count) {
+      const int64_t unit = all.column(p, 0), valid = all.valid(p, 0);
+      Tile<T> x_tile, h_tile;
+      if (walk.fused) {
+        fill_tile(all, p, count, bias_x, x_tile.at);
+        accumulate(x_rows, 0, first, count, inputs, all.panel(weight_ih, inputs, p), 3, x_tile.at);
+      } else {
+        load_tile(all, p, gates_rows, first, count, x_tile.at);
+      }
+      fill_tile(all, p, count, bias_all, h_tile.at);
+      accumulate(h_prev, 0, first, count, hidden, all.panel(weight_all, hidden, p), 3, h_tile.at);
+      for (int64_t m = 0; m < count; ++m) {
+        const T* gx = x_tile.at + m * 3 * width;
+        const T* gh = h_tile.at + m * 3 * width;
+        const Vec<T> r = sigmoid(load(gx) + load(gh));
+        const Vec<T> z = sigmoid(load(gx + width) + load(gh + width));
+        const Vec<T> hidden_n = load(gh + 2 * width);
+        const Vec<T> n = tanh(load(gx + 2 * width) + r * hidden_n);
+        store_first(h.at(s, first + m) + unit,
+                    gru_blend(z, n, load_first(h_prev[first + m] + unit, valid)), valid);
+        if (keep) {
+          T* out = gates_rows[first + m] + unit;
+          store_first(out, r, valid);
+          store_first(out + hidden, z, valid);
+          store_first(out + 2 * hidden, n, valid);
+          store_first(out + 3 * hidden, hidden_n, valid);
+        }
+      }
+    };
+    const auto reset_update_tile = [&](int64_t p, int64_t first, int64_t count) {
+      const int64_t unit = reset_update.column(p, 0), valid = reset_update.valid(p, 0);
+      Tile<T> tile;
+      fill_tile(reset_update, p, count, bias_rz, tile.at);
+      accumulate(h_prev, 0, first, count, hidden, reset_update.panel(weight_rz, hidden, p), 2,
+                 tile.at);
+      for (int64_t m = 0; m < count; ++m) {
+        T* out = gates_rows[first + m] + unit;
+        const T* gh = tile.at + m * 2 * width;
+        const Vec<T> r = sigmoid(load_first<T>(out, valid) + load(gh));
+        const Vec<T> z = sigmoid(load_first<T>(out + hidden, valid) + load(gh + width));
+        store_first(out, r, valid);
+        store_first(out + hidden, z, valid);
+        store_first(out + 3 * hidden, r * load_first(h_prev[first + m] + unit, valid), valid);
+      }
+    };
+    const auto candidate_tile = [&](int64_t p, int64_t first, int64_t count) {
+      const int64_t vectors = candidate.vectors(p);
+      Tile<T> tile;
+      fill_tile(candidate, p, count, bias_n, tile.at);
+      const Rows<const T> reset_h{gates_rows.base, gates_rows.inner, 0, gates_rows.inner_stride};
+      accumulate(reset_h, 3 * hidden, first, count, hidden, candidate.panel(weight_n, hidden, p),
+                 vectors, tile.at);
+      for (int64_t m = 0; m < count; ++m) {
+        for (int64_t v = 0; v < vectors; ++v) {
+          const int64_t unit = candidate.column(p, v), valid = candidate.valid(p, v);
+          T* out = gates_rows[first + m] + unit;
+          const Vec<T> n = tanh(load_first<T>(out + 2 * hidden, valid) +
+                                load(tile.at + (m * vectors + v) * width));
+          const Vec<T> z = load_first<T>(out + hidden, valid);
+          store_first(out + 2 * hidden, n, valid);
+          store_first(h.at(s, first + m) + unit,
+                      gru_blend(z, n, load_first(h_prev[first + m] + unit, valid)), valid);
+        }
+      }
+    };
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = reset_after ? 3 : phase == 0 ? 2 : candidate.vectors(p);
+      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+        if (reset_after)
+          reset_after_tile(p, first, count);
+        else if (phase == 0)
+          reset_update_tile(p, first, count);
+        else
+          candidate_tile(p, first, count);
+      });
+    }
+  };
+  const int64_t panels[] = {all.count, candidate.count};
+  for_each_step(runtime, steps, batch, walk.share_rows, reset_after ? 1 : 2, panels, body);
+  copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), static_cast<T*>(a.h_n), batch,
+               hidden);
+}
+
+template <class T>
+void gru_backward(const Runtime& runtime, const GruBackward& a) {
+  constexpr int width = Vector<T>::width;
+  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t gates_row = 4 * hidden;
+  const bool reset_after = a.reset_after;
+  const T* h_0 = static_cast<const T*>(a.h_0);
+  // What of grad_h reaches a step other than through its gates; ends as the gradient of h_0.
+  T* carry = static_cast<T*>(a.grad_h_0);
+  set_or_zero(static_cast<const T*>(a.grad_h_n), carry, batch * hidden);
+
+  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
+                            a.reverse);
+  const Sequence<const T> h(static_cast<const T*>(a.output), a.output_time, a.output_row, steps,
+                            batch, a.reverse);
+  const Sequence<const T> gates(static_cast<const T*>(a.gates), 4 * a.output_time, 4 * a.output_row,
+                                steps, batch, a.reverse);
+  const Sequence<const T> grad_output(static_cast<const T*>(a.grad_output), a.grad_output_time,
+                                      a.grad_output_row, steps, batch, a.reverse);
+  const Rows<const T> h_before = previous_rows(h, h_0, hidden);
+
+  // The recurrent product of one step reads r z and, reset after, the hidden half of n; reset
+  // before, n has a product of its own.
+  const int64_t depth = (reset_after ? 3 : 2) * hidden;
+  const Panels<T> panels(hidden, 1);
+  const Rows<const T> hh = matrix_rows(static_cast<const T*>(a.weight_hh), hidden);
+  T* weight_hh = allocate<T>(runtime, panels.packed_size(depth));
+  pack_rows(runtime, panels, hh, 0, depth, depth, 0, weight_hh);
+  T* weight_n = nullptr;
+  if (!reset_after) {
+    weight_n = allocate<T>(runtime, panels.packed_size(hidden));
+    pack_rows(runtime, panels, hh, 2 * hidden, hidden, hidden, 0, weight_n);
+  }
+  T* grad_gates = allocate<T>(runtime, steps * batch * gates_row);  // processing order
+  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
+
+  // Turn 0 is the last step; the turn after the first step leaves grad_h_0.
+  const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
+                        int64_t panel_begin, int64_t panel_end) {
+    const int64_t s = steps - 1 - turn;
+    if (s < 0 && phase == 1) return;
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = panels.vectors(p);
+      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+        Tile<T> tile;
+        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
+        if (phase == 1)
+          accumulate(grad_rows, 0, s * batch + first, count, hidden,
+                     panels.panel(weight_n, hidden, p), vectors, tile.at);
+        else if (turn > 0)
+          accumulate(grad_rows, hidden, (s + 1) * batch + first, count, depth,
+                     panels.panel(weight_hh, depth, p), vectors, tile.at);
+        for (int64_t m = 0; m < count; ++m) {
+          const int64_t n = first + m;
+          for (int64_t v = 0; v < vectors; ++v) {
+            const int64_t unit = panels.column(p, v), valid = panels.valid(p, v);
+            const Vec<T> product = load(tile.at + (m * vectors + v) * width);
+            T* carry_at = carry + n * hidden + unit;
+            Vec<T> carried = load_first<T>(carry_at, valid);
+            if (s < 0) {
+              store_first(carry_at, carried + product, valid);
+              continue;
+            }
+            const T* gate = gates.at(s, n) + unit;
+            T* out = grad_gates + (s * batch + n) * gates_row + unit;
+            const Vec<T> r = load_first(gate, valid);
+            const Vec<T> before = load_first(h_before[s * batch + n] + unit, valid);
+            if (phase == 1) {  // product is the gradient of r * h_prev
+              store_first(out + hidden, sigmoid_backward(r, product * before), valid);
+              store_first(carry_at, carried + product * r, valid);
+              continue;
+            }
+            Vec<T> grad_h = carried + product;
+            if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+            Vec<T> grad_z, grad_n;
+            gru_blend_backward(load_first(gate + hidden, valid),
+                               load_first(gate + 2 * hidden, valid), before, grad_h, grad_z, grad_n,
+                               carried);
+            store_first(carry_at, carried, valid);
+            store_first(out, grad_n, valid);
+            store_first(out + 2 * hidden, grad_z, valid);
+            if (reset_after) {
+              const Vec<T> hidden_n = load_first(gate + 3 * hidden, valid);
+              store_first(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
+              store_first(out + 3 * hidden, grad_n * r, valid);
+            }
+          }
+        }
+      });
+    }
+  };
+  const Walk walk(runtime, steps, batch, panels.packed_size(3 * hidden) * sizeof(T), 0, 0);
+  const int64_t counts[] = {panels.count, panels.count};
+  if (steps > 0)
+    for_each_step(runtime, steps + 1, batch, walk.share_rows, reset_after ? 1 : 2, counts, body);
+
+  const int64_t rows = steps * batch;
+  if (a.grad_input) {
+    const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
+                             steps, batch, a.reverse);
+    const Panels<T> columns(inputs, 1);
+    const Rows<const T> ih = matrix_rows(static_cast<const T*>(a.weight_ih), inputs);
+    T* weight_ih = allocate<T>(runtime, columns.packed_size(3 * hidden));
+    pack_rows(runtime, columns, ih, 2 * hidden, hidden, 3 * hidden, 0, weight_ih);
+    pack_rows(runtime, columns, ih, 0, 2 * hidden, 3 * hidden, hidden, weight_ih);
+    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, 3 * hidden,
+                         weight_ih, nullptr);
+  }
+
+  if (!a.grad_weight_ih && !a.grad_bias_ih) return;
+  T* grad_ih = static_cast<T*>(a.grad_weight_ih);
+  T* grad_hh = static_cast<T*>(a.grad_weight_hh);
+  T* bias_ih = static_cast<T*>(a.grad_bias_ih);
+  T* bias_hh = static_cast<T*>(a.grad_bias_hh);
+  const Rows<const T> x_rows = x.rows_from(0);
+  Rows<const T> reset_h = gates.rows_from(0);
+  reset_h.base += 3 * hidden;
+  const Rows<const T> grad_rz = matrix_rows<const T>(grad_gates + hidden, gates_row);
+  const Rows<const T> grad_hidden_n = matrix_rows<const T>(grad_gates + 3 * hidden, gates_row);
+  T* ih_n = grad_ih ? grad_ih + 2 * hidden * inputs : nullptr;
+  T* hh_n = grad_hh ? grad_hh + 2 * hidden * hidden : nullptr;
+  const GradientPart<T> rz_parts[] = {{x_rows, inputs, grad_ih}, {h_before, hidden, grad_hh}};
+  const GradientPart<T> n_parts[] = {{x_rows, inputs, ih_n}, {reset_h, hidden, hh_n}};
+  const GradientPart<T> hidden_n_parts[] = {{h_before, hidden, hh_n}};
+  const int wanted = grad_ih ? 2 : 0;
+  weight_gradient(runtime, grad_rz, rows, 2 * hidden, rz_parts, wanted, bias_ih);
+  weight_gradient(runtime, grad_rows, rows, hidden, n_parts, reset_after ? wanted / 2 : wanted,
+                  bias_ih ? bias_ih + 2 * hidden : nullptr);
+  if (bias_hh) memcpy(bias_hh, bias_ih, sizeof(T) * static_cast<size_t>(3 * hidden));
+  if (reset_after)
+    weight_gradient(runtime, grad_hidden_n, rows, hidden, hidden_n_parts, wanted / 2,
+                    bias_hh ? bias_hh + 2 * hidden : nullptr);
+}
+
+}  // namespace
+}  // namespace rnnfast

@@ -1,0 +1,51 @@
+// Makes the table of one ISA from the bodies. Included once by each kernels_<isa>.cpp, after it has
+// been given its flags by CMakeLists.txt.
+#pragma once
+
+#include "cpu/gru_kernels.h"
+#include "cpu/lstm_kernels.h"
+#include "cpu/rnn_kernels.h"
+#include "cpu_kernels.h"
+
+namespace rnnfast {
+namespace {
+
+uint64_t kernel_calls = 0;
+
+template <class Args, void (*kernel)(const Runtime&, const Args&)>
+void counted(const Runtime* runtime, const Args* args) {
+  __atomic_fetch_add(&kernel_calls, 1, __ATOMIC_RELAXED);
+  kernel(*runtime, *args);
+}
+
+template <class T, Vec<T> (*activation)(Vec<T>)>
+void map(const void* x, void* y, int64_t count) {
+  constexpr int width = Vector<T>::width;
+  const T* from = static_cast<const T*>(x);
+  T* to = static_cast<T*>(y);
+  for (int64_t i = 0; i < count; i += width)
+    store_first(to + i, activation(load_first(from + i, count - i)), count - i);
+}
+
+template <class T>
+constexpr CpuKernels kernels_of() {
+  return {counted<LstmForward, lstm_forward<T>>,
+          counted<LstmBackward, lstm_backward<T>>,
+          counted<GruForward, gru_forward<T>>,
+          counted<GruBackward, gru_backward<T>>,
+          counted<RnnForward, rnn_forward<T>>,
+          counted<RnnBackward, rnn_backward<T>>,
+          map<T, sigmoid_of<T>>,
+          map<T, tanh_of<T>>};
+}
+
+uint64_t calls() { return __atomic_load_n(&kernel_calls, __ATOMIC_RELAXED); }
+
+}  // namespace
+}  // namespace rnnfast
+
+#define RNNFAST_DEFINE_ISA(isa)                                                               \
+  const CpuIsa* rnnfast::cpu_isa_##isa() {                                                    \
+    static constexpr CpuIsa table = {#isa, kernels_of<float>(), kernels_of<double>(), calls}; \
+    return &table;                                                                            \
+  }

@@ -1,0 +1,4 @@
+// The CPU kernels compiled for AVX2 with FMA.
+#include "cpu/isa_table.h"
+
+RNNFAST_DEFINE_ISA(avx2)

@@ -1,0 +1,4 @@
+// The CPU kernels compiled for AVX-512 (F, DQ, BW, VL).
+#include "cpu/isa_table.h"
+
+RNNFAST_DEFINE_ISA(avx512)

@@ -1,0 +1,148 @@
+// Plain RNN on the CPU: the one body of ../rnn.h, compiled for each ISA.
+//
+// A tile is some rows times up to four vectors of units. Where the input product is projected ahead
+// it goes straight into `output`, which the step then overwrites with its state.
+#pragma once
+
+#include "cpu/activations.h"
+#include "cpu/sequence.h"
+#include "rnn.h"
+
+namespace rnnfast {
+namespace {
+
+template <class T>
+void rnn_forward(const Runtime& runtime, const RnnForward& a) {
+  constexpr int width = Vector<T>::width;
+  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const T* h_0 = static_cast<const T*>(a.h_0);
+  if (steps == 0) return copy_rows(matrix_rows(h_0, hidden), static_cast<T*>(a.h_n), batch, hidden);
+
+  const Panels<T> panels(hidden, 1);
+  const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T),
+                  panels.packed_size(inputs) * sizeof(T), hidden * sizeof(T));
+  const T* weight_ih = packed_weight(runtime, panels, a.weight_ih, inputs);
+  const T* weight_hh = packed_weight(runtime, panels, a.weight_hh, hidden);
+  const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
+  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
+                            a.reverse);
+  const Sequence<T> h(static_cast<T*>(a.output), a.output_time, a.output_row, steps, batch,
+                      a.reverse);
+
+  const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                        int64_t panel_end) {
+    if (!walk.fused && s % walk.chunk == 0)
+      project(x, s, h, s, min_of(walk.chunk, steps - s), row_begin, row_end, panels, panel_begin,
+              panel_end, inputs, weight_ih, bias);
+    const Rows<const T> x_rows = x.step_rows(s);
+    const Rows<T> h_rows = h.step_rows(s);
+    Rows<const T> h_prev = matrix_rows(h_0, hidden);
+    if (s > 0) h_prev.base = h.at(s - 1, 0), h_prev.inner_stride = h.row;
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = panels.vectors(p);
+      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+        Tile<T> tile;
+        if (walk.fused) {
+          fill_tile(panels, p, count, bias, tile.at);
+          accumulate(x_rows, 0, first, count, inputs, panels.panel(weight_ih, inputs, p), vectors,
+                     tile.at);
+        } else {
+          load_tile(panels, p, h_rows, first, count, tile.at);
+        }
+        accumulate(h_prev, 0, first, count, hidden, panels.panel(weight_hh, hidden, p), vectors,
+                   tile.at);
+        for (int64_t m = 0; m < count; ++m) {
+          for (int64_t v = 0; v < vectors; ++v) {
+            const Vec<T> pre = load(tile.at + (m * vectors + v) * width);
+            // Written so that NaN, for which every comparison is false, stays.
+            const Vec<T> state = a.relu ? (pre <= Vec<T>{} ? Vec<T>{} : pre) : tanh(pre);
+            store_first(h_rows[first + m] + panels.column(p, v), state, panels.valid(p, v));
+          }
+        }
+      });
+    }
+  };
+  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count, body);
+  copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), static_cast<T*>(a.h_n), batch,
+               hidden);
+}
+
+template <class T>
+void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
+  constexpr int width = Vector<T>::width;
+  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const T* h_0 = static_cast<const T*>(a.h_0);
+  const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
+  T* grad_h_0 = static_cast<T*>(a.grad_h_0);
+  if (steps == 0) set_or_zero(grad_h_n, grad_h_0, batch * hidden);
+
+  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
+                            a.reverse);
+  const Sequence<const T> h(static_cast<const T*>(a.output), a.output_time, a.output_row, steps,
+                            batch, a.reverse);
+  const Sequence<const T> grad_output(static_cast<const T*>(a.grad_output), a.grad_output_time,
+                                      a.grad_output_row, steps, batch, a.reverse);
+  const Panels<T> panels(hidden, 1);
+  T* weight_hh = allocate<T>(runtime, panels.packed_size(hidden));
+  pack_rows(runtime, panels, matrix_rows(static_cast<const T*>(a.weight_hh), hidden), 0, hidden,
+            hidden, 0, weight_hh);
+  T* grad_pre = allocate<T>(runtime, steps * batch * hidden);  // processing order
+  const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
+
+  // Turn 0 is the last step; the turn after the first step leaves grad_h_0.
+  const auto body = [&](int64_t turn, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                        int64_t panel_end) {
+    const int64_t s = steps - 1 - turn;
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = panels.vectors(p);
+      const T* panel = panels.panel(weight_hh, hidden, p);
+      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+        Tile<T> tile;
+        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
+        if (turn > 0)
+          accumulate(grad_rows, 0, (s + 1) * batch + first, count, hidden, panel, vectors, tile.at);
+        for (int64_t m = 0; m < count; ++m) {
+          const int64_t n = first + m;
+          for (int64_t v = 0; v < vectors; ++v) {
+            const int64_t unit = panels.column(p, v), valid = panels.valid(p, v);
+            Vec<T> grad_h = load(tile.at + (m * vectors + v) * width);
+            if (s < 0) {
+              store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
+              continue;
+            }
+            if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+            if (turn == 0 && grad_h_n)
+              grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
+            const Vec<T> state = load_first(h.at(s, n) + unit, valid);
+            const Vec<T> grad =
+                a.relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
+            store_first(grad_pre + (s * batch + n) * hidden + unit, grad, valid);
+          }
+        }
+      });
+    }
+  };
+  const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T), 0, 0);
+  if (steps > 0) for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count, body);
+
+  const int64_t rows = steps * batch;
+  if (a.grad_input) {
+    const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
+                             steps, batch, a.reverse);
+    const Panels<T> columns(inputs, 1);
+    T* weight_ih = allocate<T>(runtime, columns.packed_size(hidden));
+    pack_rows(runtime, columns, matrix_rows(static_cast<const T*>(a.weight_ih), inputs), 0, hidden,
+              hidden, 0, weight_ih);
+    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, hidden, weight_ih,
+                         nullptr);
+  }
+  const GradientPart<T> parts[] = {
+      {x.rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
+      {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
+  if (a.grad_weight_ih || a.grad_bias)
+    weight_gradient(runtime, grad_rows, rows, hidden, parts, a.grad_weight_ih ? 2 : 0,
+                    static_cast<T*>(a.grad_bias));
+}
+
+}  // namespace
+}  // namespace rnnfast

@@ -1,0 +1,164 @@
+// What the three cells' drivers share: strided sequences, packed weights and the walk over steps.
+#pragma once
+
+#include "cpu/gemm.h"
+
+namespace rnnfast {
+namespace {
+
+// A [T, N, features] tensor in processing order: step 0 is the last time index where time is
+// reversed.
+template <class T>
+struct Sequence {
+  T* base = nullptr;
+  int64_t time = 0, row = 0, batch = 1;
+
+  Sequence() = default;
+  Sequence(T* data, int64_t time_stride, int64_t row_stride, int64_t seq_len, int64_t batch_size,
+           bool reverse)
+      : base(data && reverse && seq_len ? data + (seq_len - 1) * time_stride : data),
+        time(reverse ? -time_stride : time_stride),
+        row(row_stride),
+        batch(batch_size) {}
+
+  T* at(int64_t step, int64_t n) const { return base + step * time + n * row; }
+  Rows<T> step_rows(int64_t step) const { return matrix_rows(base + step * time, row); }
+  // All rows, step by step, beginning with `step`.
+  Rows<T> rows_from(int64_t step) const { return {base + step * time, batch, time, row}; }
+};
+
+// The states before each step, as rows step by step: h_0, then the outputs.
+template <class T>
+Rows<const T> previous_rows(const Sequence<const T>& output, const T* h_0, int64_t hidden_size) {
+  Rows<const T> rows = output.rows_from(0);
+  rows.head = h_0;
+  rows.head_stride = hidden_size;
+  return rows;
+}
+
+// A weight [gates * hidden, depth] packed for the forward product.
+template <class T>
+const T* packed_weight(const Runtime& runtime, const Panels<T>& panels, const void* weight,
+                       int64_t depth) {
+  T* packed = allocate<T>(runtime, panels.packed_size(depth));
+  pack_columns(runtime, panels, static_cast<const T*>(weight), depth, depth, packed);
+  return packed;
+}
+
+// A bias packed like one row of the product, the two summed; either may be null.
+template <class T>
+const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const void* bias,
+                     const void* other) {
+  T* packed = allocate<T>(runtime, panels.packed_size(1));
+  for (int64_t p = 0; p < panels.count; ++p)
+    for (int64_t v = 0; v < panels.vectors(p); ++v) {
+      const int64_t column = panels.column(p, v), valid = panels.valid(p, v);
+      Vec<T> sum{};
+      if (bias) sum = load_first(static_cast<const T*>(bias) + column, valid);
+      if (other) sum = sum + load_first(static_cast<const T*>(other) + column, valid);
+      store(packed + (panels.first(p) + v) * Vector<T>::width, sum);
+    }
+  return packed;
+}
+
+template <class T>
+void copy_rows(const Rows<const T>& from, T* to, int64_t rows, int64_t columns) {
+  for (int64_t n = 0; n < rows; ++n)
+    memcpy(to + n * columns, from[n], sizeof(T) * static_cast<size_t>(columns));
+}
+
+// to = from, or zero where from is null.
+template <class T>
+void set_or_zero(const T* from, T* to, int64_t count) {
+  const size_t bytes = sizeof(T) * static_cast<size_t>(count);
+  if (from)
+    memcpy(to, from, bytes);
+  else
+    memset(to, 0, bytes);
+}
+
+// How a sequence is walked.
+//
+// Sharing rows: each thread takes some rows of the batch through all steps alone, with all the
+// weights in its cache. Sharing panels: each thread takes some units of all rows, so that only its
+// share of the weights need be in its cache, and threads meet after every step. Rows where the
+// weights that a step reads fit the cache and there are rows enough, panels otherwise.
+//
+// A fused step multiplies its input with weight_ih in the step's own tile. It needs weight_ih in
+// the cache too; where there is no room, the input half of the gates is computed for a chunk of
+// steps ahead.
+struct Walk {
+  bool share_rows, fused;
+  int64_t chunk;  // steps projected ahead where not fused
+
+  Walk(const Runtime& runtime, int64_t seq_len, int64_t batch, int64_t hh_bytes, int64_t ih_bytes,
+       int64_t gates_bytes)
+      : share_rows(false), fused(false), chunk(1) {
+    constexpr int64_t kChunkRows = 96, kChunkBytes = 1 << 20;
+    const int64_t cache = runtime.cache_bytes;
+    share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache;
+    fused = hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
+    chunk = max_of(kChunkRows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
+    chunk = max_of(1, min_of(chunk, seq_len));
+  }
+};
+
+// Calls body(step, phase, row_begin, row_end, panel_begin, panel_end) so that a phase of a step
+// begins when all that it may read is written; panels[phase] is the number of panels to share.
+template <class Body>
+void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool share_rows, int phases,
+                   const int64_t* panels, const Body& body) {
+  if (share_rows) {
+    parallel(runtime, rows, [&](int64_t begin, int64_t end) {
+      for (int64_t s = 0; s < steps; ++s)
+        for (int phase = 0; phase < phases; ++phase)
+          body(s, phase, begin, end, int64_t{0}, panels[phase]);
+    });
+  } else {
+    for (int64_t s = 0; s < steps; ++s)
+      for (int phase = 0; phase < phases; ++phase)
+        parallel(runtime, panels[phase],
+                 [&](int64_t begin, int64_t end) { body(s, phase, int64_t{0}, rows, begin, end); });
+  }
+}
+
+// The input half of the gates for `steps` steps from x_step on: gates = bias + x weight_ih^T.
+template <class T>
+void project(const Sequence<const T>& x, int64_t x_step, const Sequence<T>& gates,
+             int64_t gates_step, int64_t steps, int64_t row_begin, int64_t row_end,
+             const Panels<T>& panels, int64_t panel_begin, int64_t panel_end, int64_t input_size,
+             const T* weight, const T* bias) {
+  const int64_t rows = row_end - row_begin;
+  if (rows <= 0) return;
+  const Rows<const T> from{x.at(x_step, row_begin), rows, x.time, x.row};
+  const Rows<T> to{gates.at(gates_step, row_begin), rows, gates.time, gates.row};
+  multiply(from, to, 0, steps * rows, panels, panel_begin, panel_end, input_size, weight, bias);
+}
+
+// tile = the packed bias, for `count` rows of panel p.
+template <class T>
+void fill_tile(const Panels<T>& panels, int64_t p, int64_t count, const T* bias, T* tile) {
+  constexpr int width = Vector<T>::width;
+  const int64_t vectors = panels.vectors(p);
+  const T* from = bias + panels.first(p) * width;
+  for (int64_t m = 0; m < count; ++m)
+    for (int64_t v = 0; v < vectors; ++v)
+      store(tile + (m * vectors + v) * width, load(from + v * width));
+}
+
+// tile = panel p of `count` rows from row `first` on.
+template <class T>
+void load_tile(const Panels<T>& panels, int64_t p, const Rows<T>& rows, int64_t first,
+               int64_t count, T* tile) {
+  constexpr int width = Vector<T>::width;
+  const int64_t vectors = panels.vectors(p);
+  for (int64_t m = 0; m < count; ++m) {
+    const T* from = rows[first + m];
+    for (int64_t v = 0; v < vectors; ++v)
+      store(tile + (m * vectors + v) * width,
+            load_first(from + panels.column(p, v), panels.valid(p, v)));
+  }
+}
+
+}  // namespace
+}  // namespace rnnfast

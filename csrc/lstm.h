@@ -1,0 +1,79 @@
+// Contract of the LSTM kernels: one layer, one direction, a whole sequence.
+//
+// Equations (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000, as
+// torch.nn.LSTM):
+//
+//   [i f g o]  = weight_ih x_t + bias_ih + weight_hh h_{t-1} + bias_hh        (before activation)
+//   i = sigmoid(i)   f = sigmoid(f)   g = tanh(g)   o = sigmoid(o)
+//   c_t = f * c_{t-1} + i * g
+//   h_t = o * tanh(c_t)
+//
+// Sizes: T seq_len, N batch, I input_size, H hidden_size. A sequence tensor has its features
+// contiguous; time and row are reached by the strides given beside it, so time-major and
+// batch-major layouts need no copy. All strides count elements. T, N, I may be 0; H is at least 1.
+//
+// `reverse` runs t from T-1 down to 0; "previous" below means previous in that order.
+//
+// Threading: through Runtime only. Accuracy: every product is summed over k in one fixed order, in
+// blocks of 256, whatever the batch, the blocking or the number of threads: a row's bits depend on
+// nothing but that row, the weights and the ISA.
+#pragma once
+
+#include "runtime.h"
+
+// clang-format off
+struct LstmForward {
+  int64_t seq_len, batch, input_size, hidden_size;
+  int32_t reverse;
+
+  // name                      shape        role
+  const void* input;         // [T, N, I]   features contiguous
+  int64_t input_time, input_row;
+  const void* h_0;           // [N, H]      contiguous
+  const void* c_0;           // [N, H]      contiguous
+  const void* weight_ih;     // [4H, I]     contiguous, gate order i f g o
+  const void* weight_hh;     // [4H, H]     contiguous
+  const void* bias_ih;       // [4H]        may be null
+  const void* bias_hh;       // [4H]        may be null
+
+  void* output;              // [T, N, H]   h_t
+  int64_t output_time, output_row;
+  void* h_n;                 // [N, H]      contiguous; h_0 where T is 0
+  void* c_n;                 // [N, H]      contiguous; may not alias c_0
+
+  // Kept for backward, both or neither (null at inference); strides are output's, times 4 for gates.
+  void* gates;               // [T, N, 4H]  i f g o after activation
+  void* cells;               // [T, N, H]   c_t
+};
+// clang-format on
+
+// clang-format off
+struct LstmBackward {
+  int64_t seq_len, batch, input_size, hidden_size;
+  int32_t reverse;
+
+  const void* input;         // as in forward
+  int64_t input_time, input_row;
+  const void* h_0;
+  const void* c_0;
+  const void* weight_ih;
+  const void* weight_hh;
+  const void* output;        // [T, N, H]   forward's
+  int64_t output_time, output_row;
+  const void* gates;         // [T, N, 4H]  forward's; only read, so backward may run twice
+  const void* cells;         // [T, N, H]
+
+  const void* grad_output;   // [T, N, H]   features contiguous; may be null (zero)
+  int64_t grad_output_time, grad_output_row;
+  const void* grad_h_n;      // [N, H]      may be null (zero)
+  const void* grad_c_n;      // [N, H]      may be null (zero)
+
+  void* grad_input;          // [T, N, I]   features contiguous; may be null (not wanted)
+  int64_t grad_input_time, grad_input_row;
+  void* grad_h_0;            // [N, H]
+  void* grad_c_0;            // [N, H]
+  void* grad_weight_ih;      // [4H, I]     null, or both weights
+  void* grad_weight_hh;      // [4H, H]
+  void* grad_bias;           // [4H]        of bias_ih and of bias_hh alike; may be null
+};
+// clang-format on

@@ -1,0 +1,58 @@
+// Contract of the plain RNN kernels: one layer, one direction, a whole sequence.
+//
+// Equation (Elman 1990, as torch.nn.RNN):
+//
+//   h_t = activation(weight_ih x_t + bias_ih + weight_hh h_{t-1} + bias_hh)    tanh or relu
+//
+// Backward needs nothing but output: tanh' = 1 - h^2, relu' = 0 where h <= 0, else 1
+// (so NaN passes).
+// Sizes, strides, `reverse`, threading and accuracy: as in lstm.h.
+#pragma once
+
+#include "runtime.h"
+
+// clang-format off
+struct RnnForward {
+  int64_t seq_len, batch, input_size, hidden_size;
+  int32_t reverse, relu;
+
+  // name                      shape        role
+  const void* input;         // [T, N, I]   features contiguous
+  int64_t input_time, input_row;
+  const void* h_0;           // [N, H]      contiguous
+  const void* weight_ih;     // [H, I]      contiguous
+  const void* weight_hh;     // [H, H]      contiguous
+  const void* bias_ih;       // [H]         may be null
+  const void* bias_hh;       // [H]         may be null
+
+  void* output;              // [T, N, H]   h_t
+  int64_t output_time, output_row;
+  void* h_n;                 // [N, H]      contiguous
+};
+// clang-format on
+
+// clang-format off
+struct RnnBackward {
+  int64_t seq_len, batch, input_size, hidden_size;
+  int32_t reverse, relu;
+
+  const void* input;         // as in forward
+  int64_t input_time, input_row;
+  const void* h_0;
+  const void* weight_ih;
+  const void* weight_hh;
+  const void* output;        // [T, N, H]   forward's
+  int64_t output_time, output_row;
+
+  const void* grad_output;   // [T, N, H]   features contiguous; may be null (zero)
+  int64_t grad_output_time, grad_output_row;
+  const void* grad_h_n;      // [N, H]      may be null (zero)
+
+  void* grad_input;          // [T, N, I]   features contiguous; may be null (not wanted)
+  int64_t grad_input_time, grad_input_row;
+  void* grad_h_0;            // [N, H]
+  void* grad_weight_ih;      // [H, I]      null, or both weights
+  void* grad_weight_hh;      // [H, H]
+  void* grad_bias;           // [H]         of bias_ih and of bias_hh alike; may be null
+};
+// clang-format on
