@@ -39,9 +39,9 @@ void check_dimensions(const char* op, const char* name, const Tensor& tensor, in
 const Tensor& three_dimensional(const char* op, const Tensor& input, bool batch_first) {
   check_dimensions(op, "input", input, 3,
                    batch_first ? "[batch, seq_len, input_size]" : "[seq_len, batch, input_size]");
-  if (!input.is_cpu()) fail(op, ": input must be on the CPU");
   if (input.scalar_type() != ScalarType::Float && input.scalar_type() != ScalarType::Double)
-    fail(op, ": input must be float32 or float64, but got another dtype");
+    fail(op, ": input must have dtype Float or Double, but got ",
+         torch::headeronly::toString(input.scalar_type()));
   return input;
 }
 
@@ -88,8 +88,10 @@ Tensor Layer::checked(const char* name, const Tensor& tensor,
     fail(op, ": ", name, " must have shape ", shape_text(shape), ", but got ",
          shape_text(tensor.sizes()));
   if (tensor.scalar_type() != input.tensor.scalar_type())
-    fail(op, ": ", name, " must have the dtype of input");
-  if (!tensor.is_cpu()) fail(op, ": ", name, " must be on the CPU, like input");
+    fail(op, ": ", name, " must have the dtype of input, ",
+         torch::headeronly::toString(input.tensor.scalar_type()), ", but got ",
+         torch::headeronly::toString(tensor.scalar_type()));
+  if (!tensor.is_cpu()) fail(op, ": ", name, " must be on the CPU, as input is");
   return packed(tensor);
 }
 

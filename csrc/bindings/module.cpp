@@ -43,11 +43,6 @@ py::dict build_info() {
   info["version"] = RNNFAST_VERSION;
   info["compiler"] = __VERSION__;
   info["torch_stable_abi"] = "2.10";
-#ifdef RNNFAST_CUDA_ARCHS
-  info["cuda_archs"] = RNNFAST_CUDA_ARCHS;
-#else
-  info["cuda_archs"] = py::none();
-#endif
   info["cpu_isas"] = available_isas();
   return info;
 }

@@ -1,0 +1,75 @@
+# What a user or CI types. Every target but clean creates .venv and builds the extension if needed;
+# with nothing changed that costs nothing, since each step leaves a stamp in .venv. To start
+# afresh: make clean, and rm -r .venv for the environment too.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH  ?= torch==2.13.0
+DEMO   ?= $(BIN)/python -m rnnfast demo
+ARGS   ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check
+# [build-system] of pyproject.toml but for torch, which comes first and pinned, so that nothing
+# pulls another one in. --check-build-dependencies below tells when the two lists disagree.
+BUILD_REQUIREMENTS := "setuptools>=77" wheel "pybind11>=2.13" numpy "cmake>=3.22" ninja
+
+# With the folders: one that gained or lost a file is newer than the stamp.
+SOURCES     := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -not -name '*.md')
+CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
+EXTENSION   := $(wildcard rnnfast/_C*.so)
+
+.PHONY: build demo test bench lint format cuda-check wheel clean
+
+build: $(VENV)/built
+
+demo: build
+	$(DEMO)
+
+test: build
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: build
+	$(BIN)/python benchmarks/layers.py $(ARGS)
+
+lint: build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	@! grep -rnE '#include *[<"](torch|ATen|c10|pybind11)' csrc --exclude-dir=bindings || \
+		{ echo 'Only csrc/bindings may include torch or pybind11.'; exit 1; }
+
+format: build
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+# Compiles the CUDA kernels for the architectures we ship, warnings as errors. Needs nvcc, no GPU.
+cuda-check: $(VENV)/requirements
+	$(BIN)/cmake -S . -B build/cuda-check -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DRNNFAST_CUDA=1 -DRNNFAST_CUDA_ARCHS="80;90;100" -DRNNFAST_WERROR=ON
+	$(BIN)/cmake --build build/cuda-check --target rnnfast_cuda
+
+wheel: build
+	$(BIN)/python -m build --no-isolation --wheel
+
+clean:
+	rm -rf build dist *.egg-info rnnfast/_C*.so .pytest_cache .ruff_cache
+	find rnnfast tests benchmarks -name __pycache__ -prune -exec rm -r {} +
+
+# torch is a long download: on a terminal pip shows its bar.
+$(VENV)/requirements: Makefile
+	@echo "== creating $(VENV) with $(TORCH) and the build requirements (minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(MAKE_TERMOUT),,-qq) $(TORCH)
+	$(PIP) -qq --upgrade $(BUILD_REQUIREMENTS)
+	@touch $@
+
+# Also runs when the stamp is new but the extension has gone.
+$(VENV)/built: $(VENV)/requirements $(SOURCES) $(if $(EXTENSION),,missing)
+	@echo "== building the extension (a minute or two, later only what changed)"
+	$(PIP) -qq --no-build-isolation --check-build-dependencies -e '.[lm,dev]'
+	@touch $@
+
+.PHONY: missing
+missing:

@@ -1,0 +1,115 @@
+"""Builds the extension module `rnnfast._C`; the metadata stands in pyproject.toml.
+
+CMake's job (CMakeLists.txt): the kernels, csrc/cpu and csrc/cuda, as static libraries that know
+nothing of torch or Python.
+
+This file's job: run CMake, then compile csrc/bindings with torch's builder, which knows the headers
+and libraries of the torch that is installed, and link both into one shared object. The bindings use
+torch's stable ABI as of TORCH_TARGET, so what is built here loads in that torch and any later one.
+
+Environment variables:
+    RNNFAST_CUDA: `auto` (default: compile csrc/cuda when nvcc is on PATH or in CUDA_HOME), `1` (it
+        is an error if nvcc is missing) or `0` (never). No GPU is needed.
+    RNNFAST_CUDA_ARCHS: what to compile csrc/cuda for, default `80;90;100`.
+    RNNFAST_WERROR: `1` treats compiler warnings as errors.
+    MAX_JOBS: how many compilers run at once, default all cores.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import setuptools
+
+SETUPTOOLS_NEEDED = 77
+TORCH_TARGET = (2, 10)
+
+try:
+    import pybind11
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
+except ImportError as error:
+    sys.exit(
+        f"rnnfast's build needs {error.name}, which is not installed: install what "
+        "[build-system] of pyproject.toml lists, or leave out --no-build-isolation."
+    )
+
+if int(setuptools.__version__.split(".")[0]) < SETUPTOOLS_NEEDED:
+    sys.exit(
+        f"rnnfast's build needs setuptools {SETUPTOOLS_NEEDED} or later, found "
+        f"{setuptools.__version__}: pip install --upgrade setuptools."
+    )
+if torch.__version__ < TORCH_TARGET:
+    sys.exit(f"rnnfast's build needs torch 2.10 or later, found {torch.__version__}.")
+
+ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build"
+KERNELS = BUILD / f"kernels-{sysconfig.get_platform()}"
+BINDINGS = BUILD / f"bindings-{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
+WERROR = os.environ.get("RNNFAST_WERROR", "0") == "1"
+
+# cmake and ninja may be the packages from PyPI, in an environment that is not activated.
+os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
+
+
+def build_kernels() -> None:
+    """Configures and compiles the static libraries; quick when nothing changed."""
+    cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
+    if not (cmake and ninja):
+        sys.exit("rnnfast's build needs cmake and ninja: pip install cmake ninja.")
+    definitions = {
+        "RNNFAST_CUDA": os.environ.get("RNNFAST_CUDA", "auto"),
+        "RNNFAST_CUDA_ARCHS": os.environ.get("RNNFAST_CUDA_ARCHS", ""),
+        "RNNFAST_WERROR": "ON" if WERROR else "OFF",
+        # The one that CMake remembers may have gone with an isolated build environment.
+        "CMAKE_MAKE_PROGRAM": ninja,
+    }
+    configure = [cmake, "-S", ROOT, "-B", KERNELS, "-G", "Ninja"]
+    configure += [f"-D{name}={value}" for name, value in definitions.items()]
+    build = [cmake, "--build", KERNELS]
+    if "MAX_JOBS" in os.environ:
+        build += ["--parallel", os.environ["MAX_JOBS"]]
+    for command in (configure, build):
+        if subprocess.run(command).returncode != 0:
+            sys.exit("rnnfast's kernels were not built: CMake failed, see the messages above.")
+
+
+class BuildKernelsAndExtension(BuildExtension):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # An editable install would compile in a temporary folder, everything anew each time.
+        self.build_temp = str(BINDINGS)
+
+    def run(self) -> None:
+        build_kernels()
+        version = self.distribution.get_version()
+        for module in self.extensions:
+            module.define_macros.append(("RNNFAST_VERSION", f'"{version}"'))
+        try:
+            super().run()
+        except RuntimeError as error:
+            sys.exit(f"rnnfast's bindings were not built: {error}, see the messages above.")
+
+
+def extension() -> CppExtension:
+    # As system headers, so that warnings are about our own code only.
+    system_include_dirs = [pybind11.get_include(), *include_paths()]
+    major, minor = TORCH_TARGET
+    return CppExtension(
+        "rnnfast._C",
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/bindings").glob("*.cpp")),
+        include_dirs=[str(ROOT / "csrc")],
+        define_macros=[("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000")],
+        extra_compile_args=[
+            *(f"-isystem{path}" for path in system_include_dirs),
+            *("-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
+            *(["-Werror"] if WERROR else []),
+        ],
+        extra_objects=[str(KERNELS / "librnnfast_cpu.a")],
+    )
+
+
+setuptools.setup(ext_modules=[extension()], cmdclass={"build_ext": BuildKernelsAndExtension})
