@@ -6,6 +6,10 @@
 // is broadcast and multiplied with the panel's vectors. Rows need no packing: only their start and
 // a step over k.
 //
+// Packing costs as much as a product with a few rows. A matrix that is used once, by a sequence of
+// one step, is therefore read where it stands (Matrix): by its columns, as sums of whole vectors
+// over k that are added up at the end, or by its rows, as a panel whose rows are far apart.
+//
 // Sums run over k in blocks of kDepthBlock, each from zero, then added to the tile: the error of a
 // long sum stays that of a blocked one, and an element's bits depend on its row and its column
 // alone, never on the tile, the batch or the thread it was computed in.
@@ -25,11 +29,17 @@ RNNFAST_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 RNNFAST_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 RNNFAST_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Cuts [0, tasks) by Runtime and calls body(begin, end); inline where one thread would do it all.
+// Multiply-adds below which a second thread costs more than it brings: about 4 microseconds of
+// them, some times what it takes to start and end a parallel region.
+constexpr int64_t kParallelWork = 1 << 18;
+
+// Cuts [0, tasks) by Runtime and calls body(begin, end); inline where there is not enough work,
+// counted in multiply-adds, to share.
 template <class Body>
-void parallel(const Runtime& runtime, int64_t tasks, const Body& body) {
+void parallel(const Runtime& runtime, int64_t tasks, int64_t work, const Body& body) {
   if (tasks <= 0) return;
-  if (runtime.num_threads <= 1 || tasks == 1) return body(int64_t{0}, tasks);
+  if (runtime.num_threads <= 1 || tasks == 1 || work < kParallelWork)
+    return body(int64_t{0}, tasks);
   runtime.run(
       &runtime, tasks,
       [](void* argument, int64_t begin, int64_t end) {
@@ -37,6 +47,14 @@ void parallel(const Runtime& runtime, int64_t tasks, const Body& body) {
       },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
+
+// The work of rows times a matrix. One row alone waits for the matrix to arrive: it counts twice.
+RNNFAST_INLINE int64_t product_work(int64_t rows, int64_t depth, int64_t columns) {
+  return max_of(rows, 2) * depth * columns;
+}
+
+// Moving an element takes about as long as this many multiply-adds.
+constexpr int64_t kMoveWork = 16;
 
 template <class T>
 T* allocate(const Runtime& runtime, int64_t count) {
@@ -110,7 +128,8 @@ template <class T>
 void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* source, int64_t stride,
                   int64_t depth, T* packed) {
   constexpr int width = Vector<T>::width;
-  parallel(runtime, panels.count, [&](int64_t begin, int64_t end) {
+  const int64_t work = panels.packed_size(depth) * kMoveWork;
+  parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t step = panels.vectors(p) * width;
       for (int64_t v = 0; v < panels.vectors(p); ++v) {
@@ -133,28 +152,38 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
   });
 }
 
-// Packs rows [row, row + count) of B as depths [k, k + count) of `depth`.
+// Packs rows [row, row + count) of B as depths [k, k + count) of `depth`, for some panels.
+template <class T>
+void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
+                 const Rows<const T>& source, int64_t row, int64_t count, int64_t depth, int64_t k,
+                 T* packed) {
+  constexpr int width = Vector<T>::width;
+  for (int64_t r = 0; r < count; ++r) {
+    const T* from = source[row + r];
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = panels.vectors(p);
+      T* to = packed + panels.offset(depth, p) + (k + r) * vectors * width;
+      for (int64_t v = 0; v < vectors; ++v)
+        store(to + v * width, load_first(from + panels.column(p, v), panels.valid(p, v)));
+    }
+  }
+}
+
+// The same for all panels, on all threads.
 template <class T>
 void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const T>& source,
                int64_t row, int64_t count, int64_t depth, int64_t k, T* packed) {
-  constexpr int width = Vector<T>::width;
-  parallel(runtime, panels.count, [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < count; ++r) {
-      const T* from = source[row + r];
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t vectors = panels.vectors(p);
-        T* to = packed + panels.offset(depth, p) + (k + r) * vectors * width;
-        for (int64_t v = 0; v < vectors; ++v)
-          store(to + v * width, load_first(from + panels.column(p, v), panels.valid(p, v)));
-      }
-    }
+  const int64_t work = panels.packed_size(count) * kMoveWork;
+  parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
+    pack_panels(panels, begin, end, source, row, count, depth, k, packed);
   });
 }
 
 // tile [rows][vectors][width] += a [rows, depth] * panel [depth][vectors][width];
-// element (m, k) of a is a[m][k * a_step].
+// element (m, k) of a is a[m][k * a_step], row k of the panel begins at panel[k * panel_step].
 template <class T, int vectors, int rows>
-void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* panel, T* tile) {
+void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* panel,
+                   int64_t panel_step, T* tile) {
   constexpr int width = Vector<T>::width;
   const T* row[rows];
 #pragma GCC unroll 8
@@ -178,7 +207,7 @@ void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* pa
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) sum[m][v] = fma(x, b[v], sum[m][v]);
       }
-      panel += vectors * width;
+      panel += panel_step;
       at += a_step;
     }
 #pragma GCC unroll 8
@@ -206,7 +235,7 @@ constexpr int max_rows(int64_t vectors) {
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const T* const*, int64_t, const T*, T*);
+using TileKernel = void (*)(int64_t, const T* const*, int64_t, const T*, int64_t, T*);
 
 template <class T, int vectors>
 TileKernel<T> tile_kernel_of(int64_t rows) {
@@ -261,32 +290,171 @@ RNNFAST_INLINE void for_each_tile(int64_t begin, int64_t end, int64_t vectors, c
   }
 }
 
-// tile += rows [first, first + count) of a times one panel.
+// sums[m * width + c] = the products of a's row m with b's column c, added up over k within each
+// lane.
+template <class T, int rows, int columns>
+void dot_tile(int64_t depth, const T* const* a, const T* const* b, Vec<T>* sums) {
+  constexpr int width = Vector<T>::width;
+  Vec<T> sum[rows][columns];
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 4
+    for (int c = 0; c < columns; ++c) sum[m][c] = Vec<T>{};
+  const auto add = [&](int64_t k, auto load_at) __attribute__((always_inline)) {
+    Vec<T> y[columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < columns; ++c) y[c] = load_at(b[c] + k);
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; ++m) {
+      const Vec<T> x = load_at(a[m] + k);
+#pragma GCC unroll 4
+      for (int c = 0; c < columns; ++c) sum[m][c] = fma(x, y[c], sum[m][c]);
+    }
+  };
+  int64_t k = 0;
+#pragma GCC unroll 1
+  for (; k + width <= depth; k += width) add(k, [](const T* p) { return load(p); });
+  if (k < depth) add(k, [&](const T* p) { return load_first(p, depth - k); });
+#pragma GCC unroll 8
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 4
+    for (int c = 0; c < columns; ++c) sums[m * width + c] = sum[m][c];
+}
+
 template <class T>
-void accumulate(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
-                int64_t depth, const T* panel, int64_t vectors, T* tile) {
-  const T* rows[kMaxRows] = {};
-  for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset;
-  tile_kernel<T>(vectors, count)(depth, rows, 1, panel, tile);
+using DotKernel = void (*)(int64_t, const T* const*, const T* const*, Vec<T>*);
+
+constexpr int kDotRows = kVectorRegisters == 32 ? 6 : 3;
+// Columns at once; a vector of them is a whole number of such groups.
+template <class T>
+constexpr int kDotColumns = Vector<T>::width < 4 ? Vector<T>::width : 4;
+
+template <class T>
+DotKernel<T> dot_kernel(int64_t rows) {
+  switch (rows) {
+    case 1:
+      return dot_tile<T, 1, kDotColumns<T>>;
+    case 2:
+      return dot_tile<T, 2, kDotColumns<T>>;
+    case 3:
+      return dot_tile<T, 3, kDotColumns<T>>;
+    case 4:
+      return dot_tile < T, kDotRows < 4 ? kDotRows : 4, kDotColumns < T >> ;
+    case 5:
+      return dot_tile < T, kDotRows < 5 ? kDotRows : 5, kDotColumns < T >> ;
+    default:
+      return dot_tile<T, kDotRows, kDotColumns<T>>;
+  }
+}
+
+// A right-hand matrix [depth, columns]: packed, or read where it stands.
+template <class T>
+struct Matrix {
+  int64_t depth;
+  const T* packed = nullptr;      // all panels
+  const T* by_columns = nullptr;  // column c is contiguous, at by_columns + c * depth
+  const T* by_rows = nullptr;     // row k is contiguous, at by_rows + k * row_stride;
+  int64_t row_stride = 0;
+  const T* last_panel = nullptr;  // and the last panel, which may end inside a vector, is packed
+
+  // tile += rows [first, first + count) of a, from a_offset on, times panel p.
+  void accumulate(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+                  const Panels<T>& panels, int64_t p, T* tile) const {
+    const int64_t vectors = panels.vectors(p);
+    const T* rows[kMaxRows] = {};
+    for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset;
+    if (by_columns) return accumulate_dots(rows, count, panels, p, tile);
+    int64_t step = vectors * Vector<T>::width;
+    const T* panel = packed ? packed + panels.offset(depth, p) : last_panel;
+    if (by_rows && p + 1 < panels.count) {
+      panel = by_rows + panels.column(p, 0);
+      step = row_stride;
+    }
+    tile_kernel<T>(vectors, count)(depth, rows, 1, panel, step, tile);
+  }
+
+ private:
+  void accumulate_dots(const T* const* rows, int64_t count, const Panels<T>& panels, int64_t p,
+                       T* tile) const {
+    constexpr int width = Vector<T>::width;
+    constexpr int group = kDotColumns<T>;
+    const int64_t vectors = panels.vectors(p);
+    for (int64_t v = 0; v < vectors; ++v) {
+      const T* columns[width];  // beyond the last: any readable one, its lane is nobody's
+      for (int64_t c = 0; c < width; ++c)
+        columns[c] = by_columns + (panels.column(p, v) + min_of(c, panels.valid(p, v) - 1)) * depth;
+      for (int64_t m = 0; m < count; m += kDotRows) {
+        const int64_t height = min_of(kDotRows, count - m);
+        Vec<T> sums[kDotRows * width];
+        for (int c = 0; c < width; c += group)
+          dot_kernel<T>(height)(depth, rows + m, columns + c, sums + c);
+        for (int64_t i = 0; i < height; ++i) {
+          T* to = tile + ((m + i) * vectors + v) * width;
+          store(to, load(to) + sum_lanes<T>(sums + i * width));
+        }
+      }
+    }
+  }
+};
+
+// Least depth from which a matrix that is used once is read by its columns: with one row that takes
+// about half the time of packing, with 64 rows as long. Below it the sums across lanes weigh more.
+constexpr int64_t kDotDepth = 128;
+
+// B given by its columns, as a torch weight [columns, depth] has them; `once`: used by one step
+// only.
+template <class T>
+Matrix<T> matrix_by_columns(const Runtime& runtime, const Panels<T>& panels, const T* source,
+                            int64_t depth, bool once) {
+  Matrix<T> matrix{depth};
+  if (once && depth >= kDotDepth) {
+    matrix.by_columns = source;
+  } else {
+    T* packed = allocate<T>(runtime, panels.packed_size(depth));
+    pack_columns(runtime, panels, source, depth, depth, packed);
+    matrix.packed = packed;
+  }
+  return matrix;
+}
+
+// B given by its rows, panels.columns apart.
+template <class T>
+Matrix<T> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const T* source,
+                         int64_t depth, bool once) {
+  Matrix<T> matrix{depth};
+  const Rows<const T> rows = matrix_rows(source, panels.columns);
+  if (once && panels.count > 1) {
+    const int64_t p = panels.count - 1;
+    T* packed = allocate<T>(runtime, panels.packed_size(depth) - panels.offset(depth, p));
+    pack_panels(panels, p, panels.count, rows, 0, depth, depth, 0,
+                packed - panels.offset(depth, p));
+    matrix.by_rows = source;
+    matrix.row_stride = panels.columns;
+    matrix.last_panel = packed;
+  } else {
+    T* packed = allocate<T>(runtime, panels.packed_size(depth));
+    pack_rows(runtime, panels, rows, 0, depth, depth, 0, packed);
+    matrix.packed = packed;
+  }
+  return matrix;
 }
 
 // out [row_begin..row_end, panel_begin..panel_end] = bias + a * B, on the calling thread.
 // bias is packed like one row of B; null for zero.
 template <class T>
 void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int64_t row_end,
-              const Panels<T>& panels, int64_t panel_begin, int64_t panel_end, int64_t depth,
-              const T* packed, const T* bias) {
+              const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
+              const Matrix<T>& matrix, const T* bias) {
   constexpr int width = Vector<T>::width;
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t vectors = panels.vectors(p);
-    const T* panel = panels.panel(packed, depth, p);
     for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
       Tile<T> tile;
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v)
           store(tile.at + (m * vectors + v) * width,
                 bias ? load(bias + (panels.first(p) + v) * width) : Vec<T>{});
-      accumulate(a, 0, first, count, depth, panel, vectors, tile.at);
+      matrix.accumulate(a, 0, first, count, panels, p, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         T* to = out[first + m];
         for (int64_t v = 0; v < vectors; ++v)
@@ -300,15 +468,16 @@ void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int
 // The same over all rows and panels, on all threads: rows are shared out where there are enough.
 template <class T>
 void multiply_parallel(const Runtime& runtime, const Rows<const T>& a, const Rows<T>& out,
-                       int64_t rows, const Panels<T>& panels, int64_t depth, const T* packed,
+                       int64_t rows, const Panels<T>& panels, const Matrix<T>& matrix,
                        const T* bias) {
+  const int64_t work = product_work(rows, matrix.depth, panels.columns * panels.gates);
   if (rows >= runtime.num_threads * 4 * kMaxRows) {
-    parallel(runtime, rows, [&](int64_t begin, int64_t end) {
-      multiply(a, out, begin, end, panels, 0, panels.count, depth, packed, bias);
+    parallel(runtime, rows, work, [&](int64_t begin, int64_t end) {
+      multiply(a, out, begin, end, panels, 0, panels.count, matrix, bias);
     });
   } else {
-    parallel(runtime, panels.count, [&](int64_t begin, int64_t end) {
-      multiply(a, out, 0, rows, panels, begin, end, depth, packed, bias);
+    parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
+      multiply(a, out, 0, rows, panels, begin, end, matrix, bias);
     });
   }
 }
@@ -330,8 +499,9 @@ void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t row
                      const GradientPart<T>* parts, int part_count, T* bias_out) {
   constexpr int width = Vector<T>::width;
   constexpr int64_t kColumnBlock = 48;
-  int64_t most = 0;
+  int64_t most = 0, columns_of_b = 0;
   for (int i = 0; i < part_count; ++i) {
+    columns_of_b += parts[i].columns;
     const Panels<T> panels(parts[i].columns, 1);
     most += panels.packed_size(kDepthBlock);
     if (rows == 0)
@@ -351,52 +521,54 @@ void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t row
       pack_rows(runtime, panels, parts[i].b, row, depth, depth, 0, to);
       to += panels.packed_size(depth);
     }
-    parallel(runtime, blocks, [&](int64_t begin, int64_t end) {
-      alignas(64) T packed_a[kDepthBlock * kColumnBlock];
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t m0 = i * block, m1 = min_of(columns, m0 + block);
-        if (m0 >= m1) continue;
-        for (int64_t k = 0; k < depth; ++k)
-          memcpy(packed_a + k * kColumnBlock, a[row + k] + m0,
-                 sizeof(T) * static_cast<size_t>(m1 - m0));
-        if (bias_out) {
-          T sum[kColumnBlock] = {};
-          for (int64_t k = 0; k < depth; ++k)
-            for (int64_t m = 0; m < m1 - m0; ++m) sum[m] += packed_a[k * kColumnBlock + m];
-          for (int64_t m = 0; m < m1 - m0; ++m)
-            bias_out[m0 + m] = row == 0 ? sum[m] : bias_out[m0 + m] + sum[m];
-        }
-        const T* from = packed;
-        for (int part = 0; part < part_count; ++part) {
-          const Panels<T> panels(parts[part].columns, 1);
-          for (int64_t p = 0; p < panels.count; ++p) {
-            const int64_t vectors = panels.vectors(p);
-            const T* panel = panels.panel(from, depth, p);
-            for_each_tile(0, m1 - m0, vectors, [&](int64_t first, int64_t count) {
-              Tile<T> tile;
-              const T* columns_of_a[kMaxRows];
-              for (int64_t m = 0; m < count; ++m) {
-                columns_of_a[m] = packed_a + first + m;
-                for (int64_t v = 0; v < vectors; ++v)
-                  store(tile.at + (m * vectors + v) * width, Vec<T>{});
-              }
-              tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel, tile.at);
-              for (int64_t m = 0; m < count; ++m) {
-                T* out = parts[part].out + (m0 + first + m) * parts[part].columns;
-                for (int64_t v = 0; v < vectors; ++v) {
-                  T* o = out + panels.column(p, v);
-                  const int64_t valid = panels.valid(p, v);
-                  Vec<T> sum = load(tile.at + (m * vectors + v) * width);
-                  if (row > 0) sum = load_first<T>(o, valid) + sum;
-                  store_first(o, sum, valid);
-                }
-              }
-            });
-          }
-          from += panels.packed_size(depth);
-        }
-      }
-    });
+    parallel(runtime, blocks, depth * columns * (columns_of_b + 1),
+             [&](int64_t begin, int64_t end) {
+               alignas(64) T packed_a[kDepthBlock * kColumnBlock];
+               for (int64_t i = begin; i < end; ++i) {
+                 const int64_t m0 = i * block, m1 = min_of(columns, m0 + block);
+                 if (m0 >= m1) continue;
+                 for (int64_t k = 0; k < depth; ++k)
+                   memcpy(packed_a + k * kColumnBlock, a[row + k] + m0,
+                          sizeof(T) * static_cast<size_t>(m1 - m0));
+                 if (bias_out) {
+                   T sum[kColumnBlock] = {};
+                   for (int64_t k = 0; k < depth; ++k)
+                     for (int64_t m = 0; m < m1 - m0; ++m) sum[m] += packed_a[k * kColumnBlock + m];
+                   for (int64_t m = 0; m < m1 - m0; ++m)
+                     bias_out[m0 + m] = row == 0 ? sum[m] : bias_out[m0 + m] + sum[m];
+                 }
+                 const T* from = packed;
+                 for (int part = 0; part < part_count; ++part) {
+                   const Panels<T> panels(parts[part].columns, 1);
+                   for (int64_t p = 0; p < panels.count; ++p) {
+                     const int64_t vectors = panels.vectors(p);
+                     const T* panel = panels.panel(from, depth, p);
+                     for_each_tile(0, m1 - m0, vectors, [&](int64_t first, int64_t count) {
+                       Tile<T> tile;
+                       const T* columns_of_a[kMaxRows];
+                       for (int64_t m = 0; m < count; ++m) {
+                         columns_of_a[m] = packed_a + first + m;
+                         for (int64_t v = 0; v < vectors; ++v)
+                           store(tile.at + (m * vectors + v) * width, Vec<T>{});
+                       }
+                       tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel,
+                                                      vectors * width, tile.at);
+                       for (int64_t m = 0; m < count; ++m) {
+                         T* out = parts[part].out + (m0 + first + m) * parts[part].columns;
+                         for (int64_t v = 0; v < vectors; ++v) {
+                           T* o = out + panels.column(p, v);
+                           const int64_t valid = panels.valid(p, v);
+                           Vec<T> sum = load(tile.at + (m * vectors + v) * width);
+                           if (row > 0) sum = load_first<T>(o, valid) + sum;
+                           store_first(o, sum, valid);
+                         }
+                       }
+                     });
+                   }
+                   from += panels.packed_size(depth);
+                 }
+               }
+             });
   }
 }
 

@@ -25,7 +25,6 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   if (steps == 0) return copy_rows(matrix_rows(h_0, hidden), static_cast<T*>(a.h_n), batch, hidden);
 
   const bool keep = a.gates != nullptr, reset_after = a.reset_after;
-  const T* hh = static_cast<const T*>(a.weight_hh);
   const T* bias_hh = static_cast<const T*>(a.bias_hh);
   const Panels<T> all(hidden, 3);           // r z n
   const Panels<T> reset_update(hidden, 2);  // r z
@@ -33,17 +32,21 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   Walk walk(runtime, steps, batch, all.packed_size(hidden) * sizeof(T),
             all.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
   walk.fused = walk.fused && reset_after;
-  const T* weight_ih = packed_weight(runtime, all, a.weight_ih, inputs);
+  const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
+    return matrix_by_columns(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
+                             steps == 1);
+  };
+  const Matrix<T> weight_ih = matrix(all, a.weight_ih, 0, inputs);
   const T* bias_x = packed_bias(runtime, all, a.bias_ih, nullptr);
-  const T *weight_all = nullptr, *bias_all = nullptr;
-  const T *weight_rz = nullptr, *bias_rz = nullptr, *weight_n = nullptr, *bias_n = nullptr;
+  Matrix<T> weight_all{}, weight_rz{}, weight_n{};
+  const T *bias_all = nullptr, *bias_rz = nullptr, *bias_n = nullptr;
   if (reset_after) {
-    weight_all = packed_weight(runtime, all, hh, hidden);
+    weight_all = matrix(all, a.weight_hh, 0, hidden);
     bias_all = packed_bias(runtime, all, bias_hh, nullptr);
   } else {
-    weight_rz = packed_weight(runtime, reset_update, hh, hidden);
+    weight_rz = matrix(reset_update, a.weight_hh, 0, hidden);
     bias_rz = packed_bias(runtime, reset_update, bias_hh, nullptr);
-    weight_n = packed_weight(runtime, candidate, hh + 2 * hidden * hidden, hidden);
+    weight_n = matrix(candidate, a.weight_hh, 2 * hidden, hidden);
     bias_n = packed_bias(runtime, candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
   }
 
@@ -64,7 +67,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     const int64_t at = keep ? s : s % walk.chunk;  // where step s stands in `gates`
     if (!walk.fused && phase == 0 && s % walk.chunk == 0)
       project(x, s, gates, at, min_of(walk.chunk, steps - s), row_begin, row_end, all, panel_begin,
-              panel_end, inputs, weight_ih, bias_x);
+              panel_end, weight_ih, bias_x);
     const Rows<const T> x_rows = x.step_rows(s);
     const Rows<T> gates_rows = gates.step_rows(at);
     Rows<const T> h_prev = matrix_rows(h_0, hidden);
@@ -75,12 +78,12 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       Tile<T> x_tile, h_tile;
       if (walk.fused) {
         fill_tile(all, p, count, bias_x, x_tile.at);
-        accumulate(x_rows, 0, first, count, inputs, all.panel(weight_ih, inputs, p), 3, x_tile.at);
+        weight_ih.accumulate(x_rows, 0, first, count, all, p, x_tile.at);
       } else {
         load_tile(all, p, gates_rows, first, count, x_tile.at);
       }
       fill_tile(all, p, count, bias_all, h_tile.at);
-      accumulate(h_prev, 0, first, count, hidden, all.panel(weight_all, hidden, p), 3, h_tile.at);
+      weight_all.accumulate(h_prev, 0, first, count, all, p, h_tile.at);
       for (int64_t m = 0; m < count; ++m) {
         const T* gx = x_tile.at + m * 3 * width;
         const T* gh = h_tile.at + m * 3 * width;
@@ -103,8 +106,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       const int64_t unit = reset_update.column(p, 0), valid = reset_update.valid(p, 0);
       Tile<T> tile;
       fill_tile(reset_update, p, count, bias_rz, tile.at);
-      accumulate(h_prev, 0, first, count, hidden, reset_update.panel(weight_rz, hidden, p), 2,
-                 tile.at);
+      weight_rz.accumulate(h_prev, 0, first, count, reset_update, p, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         T* out = gates_rows[first + m] + unit;
         const T* gh = tile.at + m * 2 * width;
@@ -120,8 +122,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       Tile<T> tile;
       fill_tile(candidate, p, count, bias_n, tile.at);
       const Rows<const T> reset_h{gates_rows.base, gates_rows.inner, 0, gates_rows.inner_stride};
-      accumulate(reset_h, 3 * hidden, first, count, hidden, candidate.panel(weight_n, hidden, p),
-                 vectors, tile.at);
+      weight_n.accumulate(reset_h, 3 * hidden, first, count, candidate, p, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         for (int64_t v = 0; v < vectors; ++v) {
           const int64_t unit = candidate.column(p, v), valid = candidate.valid(p, v);
@@ -148,7 +149,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     }
   };
   const int64_t panels[] = {all.count, candidate.count};
-  for_each_step(runtime, steps, batch, walk.share_rows, reset_after ? 1 : 2, panels, body);
+  for_each_step(runtime, steps, batch, walk.share_rows, reset_after ? 1 : 2, panels,
+                product_work(batch, inputs + hidden, 3 * hidden), body);
   copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), static_cast<T*>(a.h_n), batch,
                hidden);
 }
@@ -178,14 +180,11 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   // before, n has a product of its own.
   const int64_t depth = (reset_after ? 3 : 2) * hidden;
   const Panels<T> panels(hidden, 1);
-  const Rows<const T> hh = matrix_rows(static_cast<const T*>(a.weight_hh), hidden);
-  T* weight_hh = allocate<T>(runtime, panels.packed_size(depth));
-  pack_rows(runtime, panels, hh, 0, depth, depth, 0, weight_hh);
-  T* weight_n = nullptr;
-  if (!reset_after) {
-    weight_n = allocate<T>(runtime, panels.packed_size(hidden));
-    pack_rows(runtime, panels, hh, 2 * hidden, hidden, hidden, 0, weight_n);
-  }
+  const T* hh = static_cast<const T*>(a.weight_hh);
+  const Matrix<T> weight_hh = matrix_by_rows(runtime, panels, hh, depth, steps == 1);
+  Matrix<T> weight_n{};
+  if (!reset_after)
+    weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps == 1);
   T* grad_gates = allocate<T>(runtime, steps * batch * gates_row);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
 
@@ -200,11 +199,10 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
         Tile<T> tile;
         memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
         if (phase == 1)
-          accumulate(grad_rows, 0, s * batch + first, count, hidden,
-                     panels.panel(weight_n, hidden, p), vectors, tile.at);
+          weight_n.accumulate(grad_rows, 0, s * batch + first, count, panels, p, tile.at);
         else if (turn > 0)
-          accumulate(grad_rows, hidden, (s + 1) * batch + first, count, depth,
-                     panels.panel(weight_hh, depth, p), vectors, tile.at);
+          weight_hh.accumulate(grad_rows, hidden, (s + 1) * batch + first, count, panels, p,
+                               tile.at);
         for (int64_t m = 0; m < count; ++m) {
           const int64_t n = first + m;
           for (int64_t v = 0; v < vectors; ++v) {
@@ -247,7 +245,8 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const Walk walk(runtime, steps, batch, panels.packed_size(3 * hidden) * sizeof(T), 0, 0);
   const int64_t counts[] = {panels.count, panels.count};
   if (steps > 0)
-    for_each_step(runtime, steps + 1, batch, walk.share_rows, reset_after ? 1 : 2, counts, body);
+    for_each_step(runtime, steps + 1, batch, walk.share_rows, reset_after ? 1 : 2, counts,
+                  product_work(batch, 3 * hidden, hidden), body);
 
   const int64_t rows = steps * batch;
   if (a.grad_input) {
@@ -258,8 +257,8 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
     T* weight_ih = allocate<T>(runtime, columns.packed_size(3 * hidden));
     pack_rows(runtime, columns, ih, 2 * hidden, hidden, 3 * hidden, 0, weight_ih);
     pack_rows(runtime, columns, ih, 0, 2 * hidden, 3 * hidden, hidden, weight_ih);
-    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, 3 * hidden,
-                         weight_ih, nullptr);
+    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns,
+                         Matrix<T>{3 * hidden, weight_ih}, nullptr);
   }
 
   if (!a.grad_weight_ih && !a.grad_bias_ih) return;

@@ -34,8 +34,10 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const Panels<T> panels(hidden, 4);
   const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T),
                   panels.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
-  const T* weight_ih = packed_weight(runtime, panels, a.weight_ih, inputs);
-  const T* weight_hh = packed_weight(runtime, panels, a.weight_hh, hidden);
+  const Matrix<T> weight_ih =
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, steps == 1);
+  const Matrix<T> weight_hh =
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
 
   const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
@@ -59,7 +61,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     const int64_t at = keep ? s : s % walk.chunk;  // where step s stands in `gates`
     if (!walk.fused && s % walk.chunk == 0)
       project(x, s, gates, at, min_of(walk.chunk, steps - s), row_begin, row_end, panels,
-              panel_begin, panel_end, inputs, weight_ih, bias);
+              panel_begin, panel_end, weight_ih, bias);
     const Rows<const T> x_rows = x.step_rows(s);
     const Rows<T> gates_rows = gates.step_rows(at);
     Rows<const T> h_prev = matrix_rows(h_0, hidden), c_prev = matrix_rows(c_0, hidden);
@@ -73,12 +75,11 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
         Tile<T> tile;
         if (walk.fused) {
           fill_tile(panels, p, count, bias, tile.at);
-          accumulate(x_rows, 0, first, count, inputs, panels.panel(weight_ih, inputs, p), 4,
-                     tile.at);
+          weight_ih.accumulate(x_rows, 0, first, count, panels, p, tile.at);
         } else {
           load_tile(panels, p, gates_rows, first, count, tile.at);
         }
-        accumulate(h_prev, 0, first, count, hidden, panels.panel(weight_hh, hidden, p), 4, tile.at);
+        weight_hh.accumulate(h_prev, 0, first, count, panels, p, tile.at);
         for (int64_t m = 0; m < count; ++m) {
           const int64_t n = first + m;
           const T* pre = tile.at + m * 4 * width;
@@ -99,7 +100,8 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
       });
     }
   };
-  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count, body);
+  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count,
+                product_work(batch, inputs + hidden, 4 * hidden), body);
 
   copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), h_n, batch, hidden);
   if (keep)
@@ -131,9 +133,8 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
 
   const Panels<T> panels(hidden, 1);
-  T* weight_hh = allocate<T>(runtime, panels.packed_size(gates_row));
-  pack_rows(runtime, panels, matrix_rows(static_cast<const T*>(a.weight_hh), hidden), 0, gates_row,
-            gates_row, 0, weight_hh);
+  const Matrix<T> weight_hh =
+      matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), gates_row, steps == 1);
   T* grad_gates = allocate<T>(runtime, steps * batch * gates_row);  // [T, N, 4H], processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
 
@@ -143,13 +144,11 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
     const int64_t s = steps - 1 - turn;
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
-      const T* panel = panels.panel(weight_hh, gates_row, p);
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
         if (turn > 0)
-          accumulate(grad_rows, 0, (s + 1) * batch + first, count, gates_row, panel, vectors,
-                     tile.at);
+          weight_hh.accumulate(grad_rows, 0, (s + 1) * batch + first, count, panels, p, tile.at);
         for (int64_t m = 0; m < count; ++m) {
           const int64_t n = first + m;
           for (int64_t v = 0; v < vectors; ++v) {
@@ -184,18 +183,19 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
     }
   };
   const Walk walk(runtime, steps, batch, panels.packed_size(gates_row) * sizeof(T), 0, 0);
-  if (steps > 0) for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count, body);
+  if (steps > 0)
+    for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count,
+                  product_work(batch, 4 * hidden, hidden), body);
 
   const int64_t rows = steps * batch;
   if (a.grad_input) {
     const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
                              steps, batch, a.reverse);
     const Panels<T> columns(inputs, 1);
-    T* weight_ih = allocate<T>(runtime, columns.packed_size(gates_row));
-    pack_rows(runtime, columns, matrix_rows(static_cast<const T*>(a.weight_ih), inputs), 0,
-              gates_row, gates_row, 0, weight_ih);
-    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, gates_row,
-                         weight_ih, nullptr);
+    const Matrix<T> weight_ih =
+        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row, steps == 1);
+    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, weight_ih,
+                         nullptr);
   }
   const GradientPart<T> parts[] = {
       {x.rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},

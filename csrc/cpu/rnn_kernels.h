@@ -21,8 +21,10 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const Panels<T> panels(hidden, 1);
   const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T),
                   panels.packed_size(inputs) * sizeof(T), hidden * sizeof(T));
-  const T* weight_ih = packed_weight(runtime, panels, a.weight_ih, inputs);
-  const T* weight_hh = packed_weight(runtime, panels, a.weight_hh, hidden);
+  const Matrix<T> weight_ih =
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, steps == 1);
+  const Matrix<T> weight_hh =
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
   const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
                             a.reverse);
@@ -33,7 +35,7 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
                         int64_t panel_end) {
     if (!walk.fused && s % walk.chunk == 0)
       project(x, s, h, s, min_of(walk.chunk, steps - s), row_begin, row_end, panels, panel_begin,
-              panel_end, inputs, weight_ih, bias);
+              panel_end, weight_ih, bias);
     const Rows<const T> x_rows = x.step_rows(s);
     const Rows<T> h_rows = h.step_rows(s);
     Rows<const T> h_prev = matrix_rows(h_0, hidden);
@@ -44,13 +46,11 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
         Tile<T> tile;
         if (walk.fused) {
           fill_tile(panels, p, count, bias, tile.at);
-          accumulate(x_rows, 0, first, count, inputs, panels.panel(weight_ih, inputs, p), vectors,
-                     tile.at);
+          weight_ih.accumulate(x_rows, 0, first, count, panels, p, tile.at);
         } else {
           load_tile(panels, p, h_rows, first, count, tile.at);
         }
-        accumulate(h_prev, 0, first, count, hidden, panels.panel(weight_hh, hidden, p), vectors,
-                   tile.at);
+        weight_hh.accumulate(h_prev, 0, first, count, panels, p, tile.at);
         for (int64_t m = 0; m < count; ++m) {
           for (int64_t v = 0; v < vectors; ++v) {
             const Vec<T> pre = load(tile.at + (m * vectors + v) * width);
@@ -62,7 +62,8 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
       });
     }
   };
-  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count, body);
+  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count,
+                product_work(batch, inputs + hidden, hidden), body);
   copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), static_cast<T*>(a.h_n), batch,
                hidden);
 }
@@ -83,9 +84,8 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
   const Sequence<const T> grad_output(static_cast<const T*>(a.grad_output), a.grad_output_time,
                                       a.grad_output_row, steps, batch, a.reverse);
   const Panels<T> panels(hidden, 1);
-  T* weight_hh = allocate<T>(runtime, panels.packed_size(hidden));
-  pack_rows(runtime, panels, matrix_rows(static_cast<const T*>(a.weight_hh), hidden), 0, hidden,
-            hidden, 0, weight_hh);
+  const Matrix<T> weight_hh =
+      matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
   T* grad_pre = allocate<T>(runtime, steps * batch * hidden);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
 
@@ -95,12 +95,11 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
     const int64_t s = steps - 1 - turn;
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
-      const T* panel = panels.panel(weight_hh, hidden, p);
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
         if (turn > 0)
-          accumulate(grad_rows, 0, (s + 1) * batch + first, count, hidden, panel, vectors, tile.at);
+          weight_hh.accumulate(grad_rows, 0, (s + 1) * batch + first, count, panels, p, tile.at);
         for (int64_t m = 0; m < count; ++m) {
           const int64_t n = first + m;
           for (int64_t v = 0; v < vectors; ++v) {
@@ -123,17 +122,18 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
     }
   };
   const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T), 0, 0);
-  if (steps > 0) for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count, body);
+  if (steps > 0)
+    for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count,
+                  product_work(batch, hidden, hidden), body);
 
   const int64_t rows = steps * batch;
   if (a.grad_input) {
     const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
                              steps, batch, a.reverse);
     const Panels<T> columns(inputs, 1);
-    T* weight_ih = allocate<T>(runtime, columns.packed_size(hidden));
-    pack_rows(runtime, columns, matrix_rows(static_cast<const T*>(a.weight_ih), inputs), 0, hidden,
-              hidden, 0, weight_ih);
-    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, hidden, weight_ih,
+    const Matrix<T> weight_ih =
+        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, steps == 1);
+    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, weight_ih,
                          nullptr);
   }
   const GradientPart<T> parts[] = {

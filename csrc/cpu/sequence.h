@@ -36,15 +36,6 @@ Rows<const T> previous_rows(const Sequence<const T>& output, const T* h_0, int64
   return rows;
 }
 
-// A weight [gates * hidden, depth] packed for the forward product.
-template <class T>
-const T* packed_weight(const Runtime& runtime, const Panels<T>& panels, const void* weight,
-                       int64_t depth) {
-  T* packed = allocate<T>(runtime, panels.packed_size(depth));
-  pack_columns(runtime, panels, static_cast<const T*>(weight), depth, depth, packed);
-  return packed;
-}
-
 // A bias packed like one row of the product, the two summed; either may be null.
 template <class T>
 const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const void* bias,
@@ -104,12 +95,13 @@ struct Walk {
 };
 
 // Calls body(step, phase, row_begin, row_end, panel_begin, panel_end) so that a phase of a step
-// begins when all that it may read is written; panels[phase] is the number of panels to share.
+// begins when all that it may read is written; panels[phase] is the number of panels to share, and
+// `work` that of a step.
 template <class Body>
 void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool share_rows, int phases,
-                   const int64_t* panels, const Body& body) {
+                   const int64_t* panels, int64_t work, const Body& body) {
   if (share_rows) {
-    parallel(runtime, rows, [&](int64_t begin, int64_t end) {
+    parallel(runtime, rows, steps * work, [&](int64_t begin, int64_t end) {
       for (int64_t s = 0; s < steps; ++s)
         for (int phase = 0; phase < phases; ++phase)
           body(s, phase, begin, end, int64_t{0}, panels[phase]);
@@ -117,7 +109,7 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
   } else {
     for (int64_t s = 0; s < steps; ++s)
       for (int phase = 0; phase < phases; ++phase)
-        parallel(runtime, panels[phase],
+        parallel(runtime, panels[phase], work,
                  [&](int64_t begin, int64_t end) { body(s, phase, int64_t{0}, rows, begin, end); });
   }
 }
@@ -126,13 +118,13 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
 template <class T>
 void project(const Sequence<const T>& x, int64_t x_step, const Sequence<T>& gates,
              int64_t gates_step, int64_t steps, int64_t row_begin, int64_t row_end,
-             const Panels<T>& panels, int64_t panel_begin, int64_t panel_end, int64_t input_size,
-             const T* weight, const T* bias) {
+             const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
+             const Matrix<T>& weight, const T* bias) {
   const int64_t rows = row_end - row_begin;
   if (rows <= 0) return;
   const Rows<const T> from{x.at(x_step, row_begin), rows, x.time, x.row};
   const Rows<T> to{gates.at(gates_step, row_begin), rows, gates.time, gates.row};
-  multiply(from, to, 0, steps * rows, panels, panel_begin, panel_end, input_size, weight, bias);
+  multiply(from, to, 0, steps * rows, panels, panel_begin, panel_end, weight, bias);
 }
 
 // tile = the packed bias, for `count` rows of panel p.

@@ -168,5 +168,22 @@ RNNFAST_INLINE void transpose(Vec<T> (&x)[Vector<T>::width]) {
   }
 }
 
+// A vector whose lane i is the sum of the lanes of x[i]: a transpose that adds at every round.
+template <class T>
+RNNFAST_INLINE Vec<T> sum_lanes(const Vec<T>* x) {
+  constexpr int width = Vector<T>::width;
+  typedef typename Vector<T>::bits Bits;
+  Vec<T> y[width];
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) y[i] = x[i];
+#pragma GCC unroll 4
+  for (int half = width / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i)
+      y[i] = interleave<false>(y[i], y[i + half], Bits{}) +
+             interleave<true>(y[i], y[i + half], Bits{});
+  return y[0];
+}
+
 }  // namespace
 }  // namespace rnnfast
