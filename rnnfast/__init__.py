@@ -1,0 +1,25 @@
+"""rnnfast: recurrent networks at hardware speed, drop-in for torch.nn."""
+
+from rnnfast import ops, reference
+from rnnfast._extension import build_info, cpu_isa, cpu_isas, set_cpu_isa
+from rnnfast.backend import get_backend, set_backend
+from rnnfast.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = build_info()["version"]
+
+__all__ = [
+    "GRU",
+    "GRUCell",
+    "LSTM",
+    "LSTMCell",
+    "RNN",
+    "RNNCell",
+    "build_info",
+    "cpu_isa",
+    "cpu_isas",
+    "get_backend",
+    "ops",
+    "reference",
+    "set_backend",
+    "set_cpu_isa",
+]

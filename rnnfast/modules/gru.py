@@ -1,0 +1,113 @@
+"""The GRU module."""
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnfast import backend, ops
+from rnnfast.modules.base import Recurrent
+
+
+class GRU(Recurrent):
+    r"""GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None, *, reset_after=True)
+
+    A stack of gated recurrent unit layers, in place of :class:`torch.nn.GRU`.
+
+    .. math::
+        r_t &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
+        z_t &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn}))
+            && \text{reset\_after=True: torch.nn.GRU, cuDNN} \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + W_{hn} (r_t \odot h_{t-1}) + b_{hn})
+            && \text{reset\_after=False: the paper} \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
+
+    where :math:`x_t` is the input or, above the first layer, the output of the layer below after
+    dropout. Source: Cho et al. 2014.
+
+    Args:
+        input_size: number of features of the input.
+        hidden_size: number of features of the hidden state.
+        num_layers: number of layers.
+        bias: whether the gates have biases.
+        batch_first: whether sequences are `(batch, seq_len, features)`; states never are.
+        dropout: probability with which an output of any layer but the last is zeroed in training.
+        bidirectional: whether each layer also runs backwards in time.
+        device, dtype: of the parameters.
+        reset_after: whether the reset gate acts after the recurrent product (torch's form) or
+            before it (the original paper's, which only the kernels serve). Keras' word.
+
+    Inputs: input, h_0
+        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence` (served by
+          torch's operators).
+        - **h_0**: the initial state of every layer and direction; zeros if not given.
+
+    Outputs: output, h_n
+        - **output**: :math:`h_t` of the last layer for each `t`, both directions concatenated.
+        - **h_n**: the final state of every layer and direction.
+
+    Shape:
+        - input: `(seq_len, batch, input_size)`, `(batch, seq_len, input_size)` with
+          ``batch_first=True``, or `(seq_len, input_size)` unbatched.
+        - h_0, h_n: `(num_layers * D, batch, hidden_size)`, without `batch` if unbatched, where `D`
+          is 2 if bidirectional, else 1. Layer by layer, forwards before backwards.
+        - output: like input with `D * hidden_size` features.
+
+    Attributes:
+        weight_ih_l[k]: `(3 * hidden_size, input_size)`, above the first layer
+            `(3 * hidden_size, D * hidden_size)`, gates in the order r, z, n.
+        weight_hh_l[k]: `(3 * hidden_size, hidden_size)`.
+        bias_ih_l[k], bias_hh_l[k]: `(3 * hidden_size)`.
+        weight_ih_l[k]_reverse and so on: those of the backward direction.
+
+        All are initialised from :math:`\mathcal{U}(-\sqrt{k}, \sqrt{k})`,
+        :math:`k = 1 / \text{hidden\_size}`.
+
+    Raises:
+        What :class:`torch.nn.GRU` raises for the same arguments and inputs; ``RuntimeError`` if
+        ``reset_after=False`` or the backend ``"rnnfast"`` was asked for and the kernels cannot
+        serve the input.
+    """  # noqa: E501
+
+    def __init__(self, *args, reset_after: bool = True, **kwargs) -> None:
+        if "proj_size" in kwargs:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        super().__init__("GRU", *args, **kwargs)
+        self.reset_after = reset_after
+
+    @property
+    def _kernels_only(self) -> bool:
+        return not self.reset_after
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        result = self._run(input, None if hx is None else (hx,))
+        if result is not None:
+            return result
+        if self.reset_after:
+            return nn.GRU.forward(self, input, hx)
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        batched = "batch, seq_len" if self.batch_first else "seq_len, batch"
+        raise RuntimeError(
+            f"GRU with reset_after=False expects input of shape ({batched}, {self.input_size}) or "
+            f"(seq_len, {self.input_size}), seq_len > 0, and hx None or of shape "
+            f"({layers}, batch, {self.hidden_size}) or ({layers}, {self.hidden_size}), all of the "
+            f"dtype and device of the weights ({self._current_weights()[0][0].dtype}, cpu); "
+            f"got input {backend.describe(input)} and hx {backend.describe(hx)}"
+        )
+
+    def _run_layer(
+        self, input: Tensor, states: list[Tensor], weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, ...]:
+        return ops.gru(
+            input,
+            *states,
+            *weights,
+            reset_after=self.reset_after,
+            batch_first=self.batch_first,
+            reverse=reverse,
+        )
+
+    def extra_repr(self) -> str:
+        form = "" if self.reset_after else ", reset_after=False"
+        return super().extra_repr() + form

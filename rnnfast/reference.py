@@ -1,0 +1,176 @@
+r"""The readable specification: every operator of :mod:`rnnfast.ops` in plain torch.
+
+Each function takes the arguments of the operator of the same name (``torch.ops.rnnfast.lstm`` and
+so on), returns the same tensors, those kept for backward included, and is differentiable any number
+of times by autograd, which is the twin of the ``*_backward`` operators. Any dtype and device. They
+are loops over time: right, not fast.
+
+Shapes are those of one layer in one direction: `input` is `(seq_len, batch, input_size)`, or
+`(batch, seq_len, input_size)` with ``batch_first=True``; every sequence returned has the same
+layout; states are `(batch, hidden_size)`. With ``reverse=True`` time runs from the last index to
+the first: each output stays at its time index, and the final state is the one after index 0.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+__all__ = ["gru", "lstm", "rnn"]
+
+
+def _time_steps(input: Tensor, batch_first: bool, reverse: bool) -> list[Tensor]:
+    """The inputs `(batch, input_size)` of all steps, in the order in which they are taken."""
+    steps = list(input.unbind(1 if batch_first else 0))
+    return steps[::-1] if reverse else steps
+
+
+def _sequence(steps: Iterable[Tensor], input: Tensor, features: int, batch_first: bool,
+              reverse: bool) -> Tensor:  # fmt: skip
+    """Stacks what the steps gave back into the layout of `input`."""
+    steps = list(steps)
+    if not steps:
+        return input.new_empty(*input.shape[:2], features)
+    return torch.stack(steps[::-1] if reverse else steps, dim=1 if batch_first else 0)
+
+
+def lstm(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    batch_first: bool = False,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+
+    .. math::
+        i_t &= \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi}) \\
+        f_t &= \sigma(W_{if} x_t + b_{if} + W_{hf} h_{t-1} + b_{hf}) \\
+        g_t &= \tanh(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
+        o_t &= \sigma(W_{io} x_t + b_{io} + W_{ho} h_{t-1} + b_{ho}) \\
+        c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
+        h_t &= o_t \odot \tanh(c_t)
+
+    Shape:
+        - weight_ih: `(4 * hidden_size, input_size)`, gates in the order i, f, g, o
+        - weight_hh: `(4 * hidden_size, hidden_size)`; bias_ih, bias_hh: `(4 * hidden_size)`
+
+    Returns:
+        output, h_n, c_n, gates `(..., 4 * hidden_size)` (i, f, g, o after activation) and
+        cells `(..., hidden_size)` (c_t of every step).
+    """
+    h, c = h_0, c_0
+    outputs, gates, cells = [], [], []
+    for x in _time_steps(input, batch_first, reverse):
+        pre = linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh)
+        i, f, g, o = pre.chunk(4, dim=-1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        c = f * c + i * g
+        h = o * c.tanh()
+        outputs.append(h)
+        gates.append(torch.cat((i, f, g, o), dim=-1))
+        cells.append(c)
+    hidden_size = h_0.size(-1)
+    return (
+        _sequence(outputs, input, hidden_size, batch_first, reverse),
+        h,
+        c,
+        _sequence(gates, input, 4 * hidden_size, batch_first, reverse),
+        _sequence(cells, input, hidden_size, batch_first, reverse),
+    )
+
+
+def gru(
+    input: Tensor,
+    h_0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    reset_after: bool = True,
+    batch_first: bool = False,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Gated recurrent unit (Cho et al. 2014).
+
+    .. math::
+        r_t &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
+        z_t &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn}))
+            && \text{reset\_after=True: torch.nn.GRU, cuDNN} \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + W_{hn} (r_t \odot h_{t-1}) + b_{hn})
+            && \text{reset\_after=False: the paper} \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
+
+    Shape:
+        - weight_ih: `(3 * hidden_size, input_size)`, gates in the order r, z, n
+        - weight_hh: `(3 * hidden_size, hidden_size)`; bias_ih, bias_hh: `(3 * hidden_size)`
+
+    Returns:
+        output, h_n and gates `(..., 4 * hidden_size)`: r, z, n after activation and, fourth,
+        :math:`W_{hn} h_{t-1} + b_{hn}` (reset_after) or :math:`r_t \odot h_{t-1}`.
+    """
+    hidden_size = h_0.size(-1)
+    split = (2 * hidden_size, hidden_size)
+    weight_rz, weight_n = weight_hh.split(split)
+    bias_rz, bias_n = bias_hh.split(split) if bias_hh is not None else (None, None)
+    h = h_0
+    outputs, gates = [], []
+    for x in _time_steps(input, batch_first, reverse):
+        pre_rz, pre_n = linear(x, weight_ih, bias_ih).split(split, dim=-1)
+        r, z = (pre_rz + linear(h, weight_rz, bias_rz)).sigmoid().chunk(2, dim=-1)
+        if reset_after:
+            fourth = linear(h, weight_n, bias_n)
+            n = (pre_n + r * fourth).tanh()
+        else:
+            fourth = r * h
+            n = (pre_n + linear(fourth, weight_n, bias_n)).tanh()
+        h = (1 - z) * n + z * h
+        outputs.append(h)
+        gates.append(torch.cat((r, z, n, fourth), dim=-1))
+    return (
+        _sequence(outputs, input, hidden_size, batch_first, reverse),
+        h,
+        _sequence(gates, input, 4 * hidden_size, batch_first, reverse),
+    )
+
+
+def rnn(
+    input: Tensor,
+    h_0: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    batch_first: bool = False,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""Simple recurrent network (Elman 1990).
+
+    .. math::
+        h_t = \phi(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+        \qquad \phi = \tanh \text{ or } \text{ReLU}
+
+    Shape:
+        - weight_ih: `(hidden_size, input_size)`
+        - weight_hh: `(hidden_size, hidden_size)`; bias_ih, bias_hh: `(hidden_size)`
+
+    Returns:
+        output and h_n.
+    """
+    activation = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
+    h = h_0
+    outputs = []
+    for x in _time_steps(input, batch_first, reverse):
+        h = activation(linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh))
+        outputs.append(h)
+    return _sequence(outputs, input, h_0.size(-1), batch_first, reverse), h

@@ -1,0 +1,98 @@
+"""The measuring code, on a clock that the test turns."""
+
+import dataclasses
+from functools import partial
+
+import measure
+import pytest
+import torch
+
+import rnnfast
+
+
+class Clock:
+    """Stands in for time.perf_counter; calls made through it take the time they are said to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.called: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def call(self, name: str, seconds: float) -> None:
+        self.called.append(name)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(measure.time, "perf_counter", clock)
+    return clock
+
+
+def test_contenders_alternate_and_each_call_is_timed(clock: Clock):
+    contenders = {name: partial(clock.call, name, s) for name, s in {"a": 0.5, "b": 0.25}.items()}
+    times = measure.interleave(contenders, seconds=0, min_rounds=4)
+    assert "".join(clock.called)[-8:] == "abababab"
+    assert times == {"a": [0.5] * 4, "b": [0.25] * 4}
+
+
+def test_rounds_fill_the_budget(clock: Clock):
+    times = measure.interleave({"a": partial(clock.call, "a", 0.25)}, seconds=3, min_rounds=2)
+    assert len(times["a"]) == 12
+
+
+def test_a_sample_of_short_calls_lasts_a_millisecond(clock: Clock):
+    call = partial(clock.call, "a", 3e-5)
+    count = measure._calls_per_sample(call)
+    assert count * 3e-5 >= measure.SAMPLE_SECONDS > count / 2 * 3e-5
+    times = measure.interleave({"a": call}, seconds=0)
+    assert times["a"] == pytest.approx([3e-5] * 5)
+
+
+def test_ratio_is_the_median_over_pairs():
+    # The third pair ran while the machine was ten times slower: both were.
+    assert measure.ratios([2, 4, 30], [1, 1, 10]) == (2.5, 3, 3.5)
+
+
+def test_gemm_rate_counts_two_operations_a_term():
+    assert measure.gemm_gflops([3.0, 2.0, 1.0]) == pytest.approx(2 * 1024**3 / 2.0 / 1e9)
+
+
+def test_served_by_observes_the_operators():
+    module, input = rnnfast.GRU(3, 4), torch.randn(2, 1, 3)
+    for name in ("rnnfast", "torch"):
+        with measure.backend(name):
+            assert measure.served_by(partial(module, input)) == name
+
+
+@dataclasses.dataclass
+class Row:
+    name: str
+    count: int
+    ratio: float
+
+
+def test_csv_reads_back(tmp_path):
+    rows = [Row("a, b", 1, 1.5), Row("c", 2, 1e-7)]
+    measure.write_csv(tmp_path / "rows.csv", rows)
+    assert measure.read_csv(tmp_path / "rows.csv", Row) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected the columns name,count,ratio"),
+        ("name,ratio,count\n", "expected the columns name,count,ratio"),
+        ("name,count,ratio\na,1\n", "line 2: expected 3 cells, got 2"),
+        ("name,count,ratio\na,1.5,2\n", "line 2: count is no int: '1.5'"),
+        ("name,count,ratio\na,1,nan\n", "line 2: ratio is not finite: 'nan'"),
+    ],
+)
+def test_csv_that_is_not_well_formed(tmp_path, text, message):
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        measure.read_csv(path, Row)

@@ -1,0 +1,158 @@
+"""Which implementation serves a call, and that torch's own gives torch's results."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+import rnnfast
+from rnnfast import _C, backend
+
+LAYERS = ["LSTM", "GRU", "RNN"]
+MODULES = [*LAYERS, "LSTMCell", "GRUCell", "RNNCell"]
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before = rnnfast.get_backend()
+    yield
+    rnnfast.set_backend(before)
+
+
+def kernel_calls() -> int:
+    return sum(_C.kernel_calls().values())
+
+
+def pair(name: str, **options) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    theirs = getattr(nn, name)(4, 8, **options)
+    ours = getattr(rnnfast, name)(4, 8, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def example(name: str) -> torch.Tensor:
+    return torch.randn(5, 3, 4) if name in LAYERS else torch.randn(3, 4)
+
+
+def assert_torchs_own(ours: nn.Module, theirs: nn.Module, *args) -> None:
+    """The same bits as torch's module, and no kernel of ours behind them."""
+    before = kernel_calls()
+    results = torch.utils._pytree.tree_leaves(ours(*args))
+    assert kernel_calls() == before
+    expected = torch.utils._pytree.tree_leaves(theirs(*args))
+    assert len(results) == len(expected)
+    for result, value in zip(results, expected, strict=True):
+        if value is None:  # the indices of a PackedSequence that was sorted
+            assert result is None
+            continue
+        assert result.dtype == value.dtype
+        assert torch.equal(result, value)
+
+
+@every_module
+def test_by_default_the_kernels_serve_float32_and_float64(name):
+    assert rnnfast.get_backend() == "auto"
+    _, ours = pair(name)
+    for dtype in (torch.float32, torch.float64):
+        before = kernel_calls()
+        ours.to(dtype)(example(name).to(dtype))
+        assert kernel_calls() > before
+
+
+@every_module
+def test_torch_by_name(name):
+    rnnfast.set_backend("torch")
+    theirs, ours = pair(name)
+    assert_torchs_own(ours, theirs, example(name))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_module
+def test_half_types_are_torchs(name, dtype):
+    theirs, ours = pair(name)
+    assert_torchs_own(ours.to(dtype), theirs.to(dtype), example(name).to(dtype))
+
+
+@every_module
+def test_autocast_is_torchs(name):
+    theirs, ours = pair(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_torchs_own(ours, theirs, example(name))
+
+
+@pytest.mark.parametrize("enforce_sorted", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_packed_sequences_are_torchs(name, enforce_sorted):
+    theirs, ours = pair(name, num_layers=2, bidirectional=True)
+    lengths = [5, 3, 1] if enforce_sorted else [3, 5, 1]
+    packed = pack_sequence([torch.randn(n, 4) for n in lengths], enforce_sorted=enforce_sorted)
+    assert_torchs_own(ours, theirs, packed)
+
+
+def test_projections_are_torchs():
+    theirs, ours = pair("LSTM", proj_size=3, num_layers=2)
+    assert_torchs_own(ours, theirs, example("LSTM"))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_meta_tensors_are_torchs(name):
+    ours = getattr(rnnfast, name)(4, 8, device="meta")
+    assert ours(torch.empty(5, 3, 4, device="meta"))[0].shape == (5, 3, 8)
+
+
+@every_module
+def test_the_kernels_by_name_refuse_what_they_cannot_serve(name):
+    rnnfast.set_backend("rnnfast")
+    _, ours = pair(name)
+    ours(example(name))
+    with torch.autocast("cpu"), pytest.raises(RuntimeError, match=f"{name}.*under autocast"):
+        ours(example(name))
+    ours.bfloat16()
+    with pytest.raises(RuntimeError, match=f"{name}.*'rnnfast'.*float64.*got a torch.bfloat16"):
+        ours(example(name).bfloat16())
+
+
+def test_the_kernels_by_name_refuse_packed_sequences_and_projections():
+    rnnfast.set_backend("rnnfast")
+    with pytest.raises(RuntimeError, match="a PackedSequence"):
+        rnnfast.GRU(4, 8)(pack_sequence([torch.randn(3, 4)]))
+    with pytest.raises(RuntimeError, match="proj_size=3"):
+        rnnfast.LSTM(4, 8, proj_size=3)(example("LSTM"))
+
+
+@every_module
+def test_auto_follows_the_measured_rule(name, monkeypatch):
+    seen = []
+
+    def rule(cell, batch, seq_len, input_size, hidden_size, training):
+        seen.append((cell, batch, seq_len, input_size, hidden_size, training))
+        return True
+
+    monkeypatch.setattr(backend, "torch_is_faster", rule)
+    theirs, ours = pair(name)
+    with torch.no_grad():
+        assert_torchs_own(ours, theirs, example(name))
+    cell = {"RNN": "RNN_TANH"}.get(name.removesuffix("Cell"), name.removesuffix("Cell"))
+    assert seen == [(cell, 3, 5 if name in LAYERS else 1, 4, 8, False)]
+    rnnfast.set_backend("rnnfast")
+    before = kernel_calls()
+    ours(example(name))
+    assert kernel_calls() > before
+
+
+@pytest.mark.parametrize("name", ["GRU", "GRUCell"])
+def test_a_gru_that_resets_before_is_always_ours(name):
+    rnnfast.set_backend("torch")
+    before = kernel_calls()
+    getattr(rnnfast, name)(4, 8, reset_after=False)(example(name))
+    assert kernel_calls() > before
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="auto, rnnfast, torch, got 'cudnn'"):
+        rnnfast.set_backend("cudnn")
+    assert rnnfast.get_backend() == "auto"

@@ -1,0 +1,210 @@
+"""Our error is at most twice torch.nn's, forward and in every gradient, on every ISA.
+
+Truth is torch.nn in float64 with the same (float32) weights and inputs. The error of a tensor is
+its largest absolute deviation from the truth, over a few random draws, relative to the truth's
+largest magnitude; a torch error below one eps counts as one eps. The GRU that resets before the
+product, which torch does not have, is measured against the plain-torch reference in its place.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rnnfast
+from rnnfast import reference
+
+# At and around the widths of vectors (4, 8, 16) and tiles (64), and a block of the sums (256).
+SIZES = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
+BATCHES = (1, 2, 5, 6, 7, 8, 9, 13, 20)
+LENGTHS = (1, 2, 7, 20)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Quicker on shapes this small; test_threads.py shows that threads change no bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Case:
+    input_size: int
+    hidden_size: int
+    batch: int
+    seq_len: int
+    bias: bool = True
+    batch_first: bool = False
+    bidirectional: bool = False
+
+    @property
+    def draws(self) -> int:
+        """How many random draws to measure over: the largest of few errors is a matter of luck."""
+        return max(3, min(40, 600 // self.hidden_size))
+
+    def __str__(self) -> str:
+        flags = [name for name in ("batch_first", "bidirectional") if getattr(self, name)]
+        flags += [] if self.bias else ["no_bias"]
+        sizes = f"I{self.input_size} H{self.hidden_size} N{self.batch} T{self.seq_len}"
+        return " ".join([sizes, *flags])
+
+
+def covering_cases() -> list[Case]:
+    """Every size as hidden_size and as input_size twice, every pair of batch and seq_len once."""
+    return [
+        Case(
+            input_size=SIZES[(7 * k + 3) % len(SIZES)],
+            hidden_size=SIZES[k // 2],
+            batch=BATCHES[k % len(BATCHES)],
+            seq_len=LENGTHS[k % len(LENGTHS)],
+            bias=k % 5 != 4,
+            batch_first=k % 3 == 1,
+            bidirectional=k % 7 == 6,
+        )
+        for k in range(2 * len(SIZES))
+    ]
+
+
+# Shapes that the kernels cut up differently: many rows, weights beyond the cache, long sums.
+LARGE_CASES = [
+    Case(34, 32, 200, 6),
+    Case(200, 200, 20, 12, batch_first=True),
+    Case(257, 300, 4, 3, bidirectional=True),
+    Case(300, 513, 1, 5),
+    Case(650, 650, 20, 2),
+    Case(64, 1024, 3, 2, batch_first=True),
+]
+CASES = covering_cases() + LARGE_CASES
+
+
+class ReferenceGRU(rnnfast.GRU):
+    """The GRU module with the plain-torch loop in place of the kernels."""
+
+    def _run_layer(self, input, states, weights, reverse):
+        return reference.gru(
+            input,
+            *states,
+            *weights,
+            reset_after=self.reset_after,
+            batch_first=self.batch_first,
+            reverse=reverse,
+        )[:2]
+
+
+# name: (torch's module, ours)
+CELLS = {
+    "LSTM": (nn.LSTM, rnnfast.LSTM),
+    "GRU": (nn.GRU, rnnfast.GRU),
+    "GRU reset before": (
+        functools.partial(ReferenceGRU, reset_after=False),
+        functools.partial(rnnfast.GRU, reset_after=False),
+    ),
+    "RNN tanh": (nn.RNN, rnnfast.RNN),
+    "RNN relu": (
+        functools.partial(nn.RNN, nonlinearity="relu"),
+        functools.partial(rnnfast.RNN, nonlinearity="relu"),
+    ),
+}
+
+
+def forward_and_gradients(build, cell: str, case: Case, draw: int, dtype: torch.dtype):
+    """Outputs, final states and all gradients by name, for one random draw made in float32."""
+    # The draw is float32 whatever the dtype, so that all see the same numbers.
+    torch.manual_seed(draw)
+    module = build(
+        case.input_size,
+        case.hidden_size,
+        bias=case.bias,
+        batch_first=case.batch_first,
+        bidirectional=case.bidirectional,
+    )
+    directions = 2 if case.bidirectional else 1
+    sequence = (case.batch, case.seq_len) if case.batch_first else (case.seq_len, case.batch)
+    state_names = ("h", "c") if cell == "LSTM" else ("h",)
+
+    def states() -> list[Tensor]:
+        return [torch.randn(directions, case.batch, case.hidden_size) for _ in state_names]
+
+    inputs = [torch.randn(*sequence, case.input_size), *states()]
+    cotangents = [torch.randn(*sequence, directions * case.hidden_size), *states()]
+
+    module.to(dtype)
+    inputs = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+    input, *initial = inputs
+    output, final = module(input, tuple(initial) if cell == "LSTM" else initial[0])
+    outputs = [output, *(final if cell == "LSTM" else (final,))]
+    named = dict(zip(["output", *(f"{name}_n" for name in state_names)], outputs, strict=True))
+    leaves = {"input": input}
+    leaves |= dict(zip((f"{name}_0" for name in state_names), initial, strict=True))
+    leaves |= dict(module.named_parameters())
+    gradients = torch.autograd.grad(
+        outputs, list(leaves.values()), [tensor.to(dtype) for tensor in cotangents]
+    )
+    named |= {f"grad {name}": grad for name, grad in zip(leaves, gradients, strict=True)}
+    return {name: tensor.detach().double() for name, tensor in named.items()}
+
+
+def errors(build, cell: str, case: Case, dtype: torch.dtype) -> dict[str, float]:
+    """The error of every tensor, all draws taken as one: largest deviation by largest magnitude."""
+    deviations: dict[str, list[Tensor]] = {}
+    magnitudes: dict[str, list[Tensor]] = {}
+    for draw, truth in enumerate(truth_of(cell, case, dtype)):
+        results = forward_and_gradients(build, cell, case, draw, dtype)
+        assert results.keys() == truth.keys()
+        for name, expected in truth.items():
+            assert results[name].shape == expected.shape
+            deviations.setdefault(name, []).append((results[name] - expected).abs().max())
+            magnitudes.setdefault(name, []).append(expected.abs().max())
+    # torch's max, since Python's may lose a NaN.
+    return {
+        name: (torch.stack(deviations[name]).max() / torch.stack(magnitudes[name]).max()).item()
+        for name in deviations
+    }
+
+
+# The ISA varies fastest, so the last case is the one asked for again.
+@functools.lru_cache(maxsize=1)
+def truth_of(cell: str, case: Case, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    """torch.nn in float64: every draw for float32, three where the dtype is float64 itself."""
+    draws = case.draws if dtype == torch.float32 else 3
+    build = CELLS[cell][0]
+    return [forward_and_gradients(build, cell, case, draw, torch.float64) for draw in range(draws)]
+
+
+@functools.lru_cache(maxsize=1)
+def torch_errors(cell: str, case: Case) -> dict[str, float]:
+    return errors(CELLS[cell][0], cell, case, torch.float32)
+
+
+every_isa = pytest.mark.parametrize("isa", rnnfast.cpu_isas(), indirect=True)
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_cell = pytest.mark.parametrize("cell", CELLS)
+
+
+@every_isa
+@every_case
+@every_cell
+def test_float32_error_is_at_most_twice_torchs(cell, case, isa, kernels, parity_table):
+    eps = torch.finfo(torch.float32).eps
+    theirs = torch_errors(cell, case)
+    ours = errors(CELLS[cell][1], cell, case, torch.float32)
+    ratios = {name: ours[name] / max(theirs[name], eps) for name in ours}
+    parity_table.record(cell, isa, ratios, str(case))
+    too_large = {name: ratio for name, ratio in ratios.items() if not ratio <= 2}
+    assert not too_large
+
+
+@every_isa
+@every_case
+@every_cell
+def test_float64_agrees_with_torch(cell, case, isa, kernels):
+    # Two roundings of the same sums of up to 4096 terms; 23 eps is the largest difference seen.
+    bound = 32 * torch.finfo(torch.float64).eps
+    ours = errors(CELLS[cell][1], cell, case, torch.float64)
+    too_large = {name: error for name, error in ours.items() if not error <= bound}
+    assert not too_large

@@ -1,0 +1,203 @@
+"""Bits do not depend on threads, on the rest of the batch or on the run; nothing hangs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rnnfast
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+FORMS = {
+    "LSTM": rnnfast.LSTM,
+    "GRU": rnnfast.GRU,
+    "GRU reset before": lambda *args, **kwargs: rnnfast.GRU(*args, reset_after=False, **kwargs),
+    "RNN": rnnfast.RNN,
+}
+every_form = pytest.mark.parametrize("build", FORMS.values(), ids=FORMS)
+# input_size, hidden_size, batch, seq_len: shared among threads by rows, by units, with the input
+# projection in the step and apart from it; smaller and larger than a block of the sums.
+SHAPES = [
+    (3, 5, 1, 4),
+    (9, 33, 7, 11),
+    (64, 64, 40, 5),
+    (300, 40, 70, 3),
+    (300, 200, 20, 3),
+    (40, 600, 12, 3),
+]
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def problem(build, shape, batch_first: bool = False) -> tuple[nn.Module, Tensor]:
+    input_size, hidden_size, batch, seq_len = shape
+    torch.manual_seed(0)
+    module = build(input_size, hidden_size, batch_first=batch_first)
+    sizes = (batch, seq_len) if batch_first else (seq_len, batch)
+    return module, torch.randn(*sizes, input_size)
+
+
+def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
+    output, final = module(x)
+    return [output, *(final if isinstance(final, tuple) else (final,))]
+
+
+def outputs_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    results = outputs(module, x)
+    leaves = [x, *module.parameters()]
+    total = sum((result * result).sum() for result in results)
+    return [*results, *torch.autograd.grad(total, leaves)]
+
+
+def assert_same_bits(results: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(results) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@every_shape
+@every_form
+def test_same_bits_run_to_run_and_for_any_number_of_threads(build, shape, isa):
+    module, x = problem(build, shape)
+    torch.set_num_threads(1)
+    expected = outputs_and_gradients(module, x)
+    for count in (1, 2, 2, 3):
+        torch.set_num_threads(count)
+        assert_same_bits(outputs_and_gradients(module, x), expected)
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time_major", "batch_first"])
+@every_shape
+@every_form
+def test_a_row_does_not_depend_on_its_batch(build, shape, batch_first, isa):
+    input_size, hidden_size, _, seq_len = shape
+    module, x = problem(build, (input_size, hidden_size, 71, seq_len), batch_first)
+    batch_dim = 0 if batch_first else 1
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        with torch.no_grad():
+            expected = outputs(module, x)
+            for begin, rows in [(0, 1), (70, 1), (3, 2), (1, 7), (5, 8), (4, 13), (9, 40)]:
+                part = outputs(module, x.narrow(batch_dim, begin, rows))
+                whole = [expected[0].narrow(batch_dim, begin, rows)]
+                whole += [state.narrow(1, begin, rows) for state in expected[1:]]
+                assert_same_bits(part, whole)
+
+
+@every_form
+def test_recording_changes_no_bit(build, isa):
+    module, x = problem(build, (20, 33, 7, 6))
+    with torch.no_grad():
+        expected = outputs(module, x)
+    assert_same_bits(outputs(module, x), expected)
+
+
+@every_form
+def test_many_python_threads_at_once(build):
+    torch.set_num_threads(2)
+    module, x = problem(build, (33, 40, 16, 9))
+    expected = outputs_and_gradients(module, x)
+    with ThreadPoolExecutor(6) as pool:
+        runs = [pool.submit(outputs_and_gradients, module, x) for _ in range(24)]
+        for run in runs:
+            assert_same_bits(run.result(timeout=60), expected)
+
+
+def run_python(code: str, skip_if: str = "") -> None:
+    """Runs a program that must end by itself; it does not inherit this process's threads."""
+    code = "import torch, rnnfast\nrnnfast.set_backend('rnnfast')\n" + code
+    root = str(Path(rnnfast.__file__).parent.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if skip_if and skip_if in result.stderr:
+        pytest.skip(f"torch's OpenMP runtime: {skip_if}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_inside_a_parallel_region():
+    """Each thread of an OpenMP team, of the runtime that torch uses, calls a kernel."""
+    run_python(
+        """
+import ctypes, sys
+from pathlib import Path
+
+torch.set_num_threads(2)
+module = rnnfast.LSTM(16, 64)
+x = torch.randn(20, 16, 16)
+expected = module(x)[0]
+
+libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+runtime = next((name for name in libraries if "libgomp" in Path(name).name), None)
+if runtime is None:
+    sys.exit("no libgomp")
+openmp = ctypes.CDLL(runtime)
+teams, same = [], []
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def body(_):
+    teams.append(openmp.omp_get_num_threads())
+    same.append(torch.equal(module(x)[0], expected))
+
+for _ in range(20):
+    openmp.GOMP_parallel(body, None, 2, 0)
+assert teams == [2] * 40, teams
+assert same == [True] * 40, same
+""",
+        skip_if="no libgomp",
+    )
+
+
+def test_after_fork():
+    """A child has none of its parent's threads, and still computes."""
+    run_python(
+        """
+import os, signal
+torch.set_num_threads(2)
+module = rnnfast.GRU(16, 64)
+x = torch.randn(20, 16, 16)
+
+def run():
+    output = module(x)[0]
+    return [output, *torch.autograd.grad(output.sum(), list(module.parameters()))]
+
+expected = run()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    same = all(torch.equal(a, b) for a, b in zip(run(), expected, strict=True))
+    os._exit(0 if same else 1)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+# The parent goes on.
+assert all(torch.equal(a, b) for a, b in zip(run(), expected, strict=True))
+"""
+    )
+
+
+def test_with_one_thread():
+    run_python(
+        """
+torch.set_num_threads(1)
+module = rnnfast.RNN(16, 64)
+module(torch.randn(20, 16, 16))[0].sum().backward()
+assert torch.get_num_threads() == 1
+"""
+    )

@@ -1,0 +1,270 @@
+"""The command line: what it prints, its exit codes, and that bad input writes nothing."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rnnfast.cli import main
+from rnnfast.language_model import Config, Run
+from rnnfast.text import SPLITS
+
+TINY = [
+    *("--model", "test", "--hidden-size", "8", "--num-steps", "4", "--batch-size", "4"),
+    *("--epochs", "2", "--backend", "torch"),
+]
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("The cat sat on the mat, and the dog ran.\nSo it is.\n" * 40)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, text, capsys):
+    """A run that was trained on ``text``."""
+    folder = tmp_path / "run"
+    assert main(["train", "--text", str(text), *TINY, "--output", str(folder)]) == 0
+    capsys.readouterr()
+    return folder
+
+
+@pytest.fixture
+def ptb(tmp_path):
+    folder = tmp_path / "ptb"
+    folder.mkdir()
+    for split in SPLITS:
+        (folder / f"ptb.{split}.txt").write_text(" the cat sat on the <unk> \n" * 40)
+    return folder
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refusal(arguments, capsys, code: int = 2) -> str:
+    """The one line on stderr with which a command is refused."""
+    try:
+        assert main([str(argument) for argument in arguments]) == code
+    except SystemExit as exit:
+        assert exit.code == code
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1 and output.err.endswith("\n")
+    assert "error: " in output.err
+    return output.err
+
+
+def test_train_evaluate_sample(tmp_path, text, capsys):
+    folder = tmp_path / "runs" / "mine"
+    assert main(["train", "--text", str(text), *TINY, "--output", str(folder)]) == 0
+    output = capsys.readouterr()
+    assert re.search(r"[\d,]+ / [\d,]+ / [\d,]+ tokens .*[\d,]+ types", output.out)
+    assert re.search(
+        r"epoch 2/2: perplexity train [\d.]+, valid [\d.]+, [\d,]+ words/s", output.err
+    )
+    assert str(folder) in output.out
+    test = re.search(r"test perplexity ([\d.]+)", output.out)[1]
+    valid = re.findall(r"^ +\d+ +[\d.]+ +[\d.]+ +([\d.]+)", output.out, re.MULTILINE)
+    assert len(valid) == 2
+
+    assert main(["evaluate", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith(f"test: perplexity {test} over ")
+    assert main(["evaluate", str(folder), "--split", "valid", "--weights", "last"]) == 0
+    assert capsys.readouterr().out.startswith(f"valid: perplexity {valid[-1]} over ")
+    assert main(["evaluate", str(folder), "--text", str(text), "--backend", "rnnfast"]) == 0
+    assert re.match(rf"{text}: perplexity [\d.]+ over [\d,]+ tokens\n", capsys.readouterr().out)
+
+    command = ["sample", str(folder), "--length", "20", "--prompt", "The cat"]
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main([*command, "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("The cat")
+
+
+def test_train_by_character(tmp_path, text, capsys):
+    folder = tmp_path / "run"
+    options = [*TINY, "--output", str(folder)]
+    assert main(["train", "--text", str(text), "--level", "char", *options]) == 0
+    assert Run.open(folder).vocabulary.level == "char"
+    capsys.readouterr()
+    assert main(["sample", str(folder), "--length", "30"]) == 0
+    assert len(capsys.readouterr().out) == 31
+
+
+def test_character_outside_the_alphabet_is_refused(tmp_path, text, capsys):
+    folder = tmp_path / "run"
+    options = [*TINY, "--output", str(folder)]
+    assert main(["train", "--text", str(text), "--level", "char", *options]) == 0
+    capsys.readouterr()
+    other = tmp_path / "other.txt"
+    other.write_text("The cat\u00e9")
+    assert "other.txt: 'é' is not in" in refusal(["evaluate", folder, "--text", other], capsys)
+    assert "'é' is not in" in refusal(["sample", folder, "--prompt", "é"], capsys)
+
+
+def test_train_on_a_ptb_folder_with_each_setting(tmp_path, ptb, capsys):
+    folder = tmp_path / "run"
+    settings = {
+        "epochs": 1,
+        "batch_size": 2,
+        "num_steps": 3,
+        "decay_after": 2,
+        "lr_decay": 0.25,
+        "learning_rate": 0.5,
+        "max_grad_norm": 2.0,
+        "seed": 9,
+    }
+    shape = {"hidden_size": 6, "num_layers": 3, "dropout": 0.25, "init_scale": 0.2}
+    options = []
+    for name, value in {**settings, **shape}.items():
+        options += [f"--{name.replace('_', '-')}", str(value)]
+    arguments = ["train", "--data-path", str(ptb), "--output", str(folder), *options]
+    assert main([*arguments, "--backend", "torch"]) == 0
+    config = Run.open(folder).config
+    assert vars(config.training) == settings
+    assert vars(config.model) == {**shape, "backend": "torch"}
+    assert (config.data.corpus, config.data.path) == ("ptb", str(ptb))
+
+
+def test_both_backends_print_the_same_perplexities(tmp_path, text, capsys):
+    tables = []
+    for backend in ("rnnfast", "torch"):
+        arguments = ["train", "--text", text, *TINY, "--output", tmp_path / backend]
+        assert main([*map(str, arguments), "--backend", backend]) == 0
+        out = capsys.readouterr().out
+        numbers = [float(n) for n in re.findall(r"(?<![\d,])\d+\.\d\d(?!\d)", out)]
+        assert len(numbers) == 5
+        tables.append(numbers)
+    assert tables[0] == pytest.approx(tables[1], rel=1e-3, abs=0.011)
+
+
+def test_a_run_is_not_overwritten_unless_asked(run, text, capsys):
+    before = contents(run)
+    arguments = ["train", "--text", text, *TINY, "--output", run, "--seed", "4"]
+    assert "already holds a run" in refusal(arguments, capsys)
+    assert contents(run) == before
+    assert main([*map(str, arguments), "--overwrite"]) == 0
+    assert Run.open(run).config.training.seed == 4
+
+
+BAD_TRAININGS = {
+    "empty file": ("--text empty.txt", "empty.txt is empty"),
+    "not UTF-8": ("--text binary.txt", "binary.txt is not UTF-8"),
+    "missing file": ("--text none.txt", "none.txt: No such file"),
+    "short text": ("--text short.txt", "too short: .*batch_size 20 .*num_steps 2"),
+    "missing split": ("--data-path no-valid", "ptb.valid.txt: No such file"),
+    "missing folder": ("--data-path none", "none is not a folder"),
+    "unknown model": ("--model huge", "--model: invalid choice: 'huge'"),
+    "unknown backend": ("--backend tf", "--backend: invalid choice: 'tf'"),
+    "no number": ("--epochs many", "--epochs: invalid int value: 'many'"),
+    "out of range": ("--dropout 1.5", "dropout must be .*, got 1.5"),
+    "two texts": ("--corpus pydoc --text x", "not allowed with"),
+    "level": ("--level char", "level must be word for corpus pydoc, got 'char'"),
+    "unknown option": ("--speed 9", "unrecognized arguments: --speed 9"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAININGS)
+def test_bad_input_to_train_is_one_line_and_nothing_is_written(
+    case, tmp_path, monkeypatch, run, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "short.txt").write_text("a few words\n" * 12)
+    (tmp_path / "no-valid").mkdir()
+    (tmp_path / "no-valid" / "ptb.train.txt").write_text("a b\n")
+    before = contents(tmp_path)
+    arguments, message = BAD_TRAININGS[case]
+    for output in ("new", run):
+        command = ["train", "--model", "test", *arguments.split(), "--output", output]
+        assert re.search(message, refusal([*command, "--overwrite"], capsys))
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_bad_runs_are_refused_in_one_line(run, ptb, capsys):
+    for command in ("evaluate", "sample"):
+        assert "none is not a folder" in refusal([command, run / "none"], capsys)
+        assert "holds no run" in refusal([command, run.parent], capsys)
+    assert "the vocabulary of" in refusal(["evaluate", run, "--data-path", ptb], capsys)
+    assert "--split" in refusal(["evaluate", run, "--text", "x", "--split", "test"], capsys)
+    for option, value in (("--length", "0"), ("--temperature", "0")):
+        assert option[2:] in refusal(["sample", run, option, value], capsys)
+    (run.parent / "empty.txt").touch()
+    assert "empty.txt is empty" in refusal(
+        ["evaluate", run, "--text", run.parent / "empty.txt"], capsys
+    )
+    weights = run / "best.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for command in ("evaluate", "sample"):
+        assert "best.safetensors is truncated" in refusal([command, run], capsys)
+
+
+def test_text_that_changed_since_is_refused(run, text, capsys):
+    text.write_text(text.read_text().replace("cat", "kitten"))
+    assert "is not the one that" in refusal(["evaluate", run], capsys)
+
+
+def test_failure_on_the_way_has_another_code(tmp_path, text, capsys):
+    arguments = ["train", "--text", text, *TINY, "--output", tmp_path / "run"]
+    arguments += ["--learning-rate", "1e30", "--max-grad-norm", "1e30"]
+    assert main([str(argument) for argument in arguments]) == 1
+    assert "error: training diverged in epoch 1" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == {}
+
+
+def test_interruption_is_one_line(monkeypatch, run, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rnnfast.cli.Run.open", interrupt)
+    assert "interrupted" in refusal(["sample", run], capsys, code=130)
+
+
+def test_demo_ends_with_table_paragraph_checkpoint_and_ratio(tmp_path, monkeypatch, capsys):
+    tiny = Config.preset("test", hidden_size=8, num_steps=20)
+    monkeypatch.setattr(Config, "preset", lambda name, **changes: tiny.replace(**changes))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "config.json").write_text("an older demo")
+    assert main(["demo", "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ +1 +1 +[\d.]+ +[\d.]+ +[\d,]+$", out, re.MULTILINE)
+    assert "\n  The class" in out
+    assert "checkpoint: runs/demo " in out
+    assert re.search(
+        r"rnnfast / torch: [\d.]+ \(median of 12 pairs, half of them [\d.]+ to [\d.]+\)", out
+    )
+    Run.open(tmp_path / "runs" / "demo").load_model()
+
+
+def test_module_runs_as_a_program(tmp_path):
+    command = [sys.executable, "-m", "rnnfast", "evaluate", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"rnnfast: error: {tmp_path / 'none'} is not a folder: expected one that holds a run\n"
+    )
+    command = [sys.executable, "-m", "rnnfast", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    for name in ("train", "evaluate", "sample", "demo"):
+        assert name in done.stdout
+
+
+def test_missing_extra_is_named(tmp_path):
+    for module in ("tqdm", "safetensors"):
+        code = (
+            f"import sys; sys.modules[{module!r}] = None; import rnnfast.text; import rnnfast.cli"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert re.fullmatch(
+            rf"rnnfast: error: .* needs? {module}: pip install rnnfast\[lm\]\n", done.stderr
+        )
