@@ -50,17 +50,10 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     bias_n = packed_bias(runtime, candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
   }
 
-  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
-                            a.reverse);
-  const Sequence<T> h(static_cast<T*>(a.output), a.output_time, a.output_row, steps, batch,
-                      a.reverse);
-  const int64_t gates_row = 4 * hidden;
-  const Sequence<T> gates =
-      keep
-          ? Sequence<T>(static_cast<T*>(a.gates), 4 * a.output_time, 4 * a.output_row, steps, batch,
-                        a.reverse)
-          : Sequence<T>(walk.fused ? nullptr : allocate<T>(runtime, walk.chunk * batch * gates_row),
-                        batch * gates_row, gates_row, steps, batch, false);
+  const Sequence<const T> x = input_of<T>(a);
+  const Sequence<T> h = like_output<T>(a, static_cast<T*>(a.output), 1);
+  const Sequence<T> gates = keep ? like_output<T>(a, static_cast<T*>(a.gates), 4)
+                                 : gates_chunk<T>(runtime, walk, batch, 4 * hidden);
 
   const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
                         int64_t panel_begin, int64_t panel_end) {
@@ -157,108 +150,69 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
 
 template <class T>
 void gru_backward(const Runtime& runtime, const GruBackward& a) {
-  constexpr int width = Vector<T>::width;
   const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
-  const int64_t gates_row = 4 * hidden;
+  const int64_t gates_row = 4 * hidden, rows = steps * batch;
   const bool reset_after = a.reset_after;
   const T* h_0 = static_cast<const T*>(a.h_0);
   // What of grad_h reaches a step other than through its gates; ends as the gradient of h_0.
   T* carry = static_cast<T*>(a.grad_h_0);
   set_or_zero(static_cast<const T*>(a.grad_h_n), carry, batch * hidden);
 
-  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
-                            a.reverse);
-  const Sequence<const T> h(static_cast<const T*>(a.output), a.output_time, a.output_row, steps,
-                            batch, a.reverse);
-  const Sequence<const T> gates(static_cast<const T*>(a.gates), 4 * a.output_time, 4 * a.output_row,
-                                steps, batch, a.reverse);
-  const Sequence<const T> grad_output(static_cast<const T*>(a.grad_output), a.grad_output_time,
-                                      a.grad_output_row, steps, batch, a.reverse);
+  const Sequence<const T> h = like_output<const T>(a, static_cast<const T*>(a.output), 1);
+  const Sequence<const T> gates = like_output<const T>(a, static_cast<const T*>(a.gates), 4);
+  const Sequence<const T> grad_output = grad_output_of<T>(a);
   const Rows<const T> h_before = previous_rows(h, h_0, hidden);
+  T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
+  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
 
   // The recurrent product of one step reads r z and, reset after, the hidden half of n; reset
-  // before, n has a product of its own.
-  const int64_t depth = (reset_after ? 3 : 2) * hidden;
+  // before, n has a product of its own, in a second phase.
   const Panels<T> panels(hidden, 1);
   const T* hh = static_cast<const T*>(a.weight_hh);
-  const Matrix<T> weight_hh = matrix_by_rows(runtime, panels, hh, depth, steps == 1);
+  const Matrix<T> weight_hh =
+      matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps == 1);
   Matrix<T> weight_n{};
   if (!reset_after)
     weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps == 1);
-  T* grad_gates = allocate<T>(runtime, steps * batch * gates_row);  // processing order
-  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
-
-  // Turn 0 is the last step; the turn after the first step leaves grad_h_0.
-  const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
-                        int64_t panel_begin, int64_t panel_end) {
-    const int64_t s = steps - 1 - turn;
-    if (s < 0 && phase == 1) return;
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t vectors = panels.vectors(p);
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
-        Tile<T> tile;
-        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
-        if (phase == 1)
-          weight_n.accumulate(grad_rows, 0, s * batch + first, count, panels, p, tile.at);
-        else if (turn > 0)
-          weight_hh.accumulate(grad_rows, hidden, (s + 1) * batch + first, count, panels, p,
-                               tile.at);
-        for (int64_t m = 0; m < count; ++m) {
-          const int64_t n = first + m;
-          for (int64_t v = 0; v < vectors; ++v) {
-            const int64_t unit = panels.column(p, v), valid = panels.valid(p, v);
-            const Vec<T> product = load(tile.at + (m * vectors + v) * width);
-            T* carry_at = carry + n * hidden + unit;
-            Vec<T> carried = load_first<T>(carry_at, valid);
-            if (s < 0) {
-              store_first(carry_at, carried + product, valid);
-              continue;
-            }
-            const T* gate = gates.at(s, n) + unit;
-            T* out = grad_gates + (s * batch + n) * gates_row + unit;
-            const Vec<T> r = load_first(gate, valid);
-            const Vec<T> before = load_first(h_before[s * batch + n] + unit, valid);
-            if (phase == 1) {  // product is the gradient of r * h_prev
-              store_first(out + hidden, sigmoid_backward(r, product * before), valid);
-              store_first(carry_at, carried + product * r, valid);
-              continue;
-            }
-            Vec<T> grad_h = carried + product;
-            if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
-            Vec<T> grad_z, grad_n;
-            gru_blend_backward(load_first(gate + hidden, valid),
-                               load_first(gate + 2 * hidden, valid), before, grad_h, grad_z, grad_n,
-                               carried);
-            store_first(carry_at, carried, valid);
-            store_first(out, grad_n, valid);
-            store_first(out + 2 * hidden, grad_z, valid);
-            if (reset_after) {
-              const Vec<T> hidden_n = load_first(gate + 3 * hidden, valid);
-              store_first(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
-              store_first(out + 3 * hidden, grad_n * r, valid);
-            }
-          }
-        }
-      });
+  const BackwardProduct<T> products[] = {{&weight_hh, hidden, 1}, {&weight_n, 0, 0}};
+  const auto epilogue = [&](int64_t, int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
+                            Vec<T> product) {
+    T* carry_at = carry + n * hidden + unit;
+    Vec<T> carried = load_first<T>(carry_at, valid);
+    if (s < 0) return store_first(carry_at, carried + product, valid);
+    const T* gate = gates.at(s, n) + unit;
+    T* out = grad_gates + (s * batch + n) * gates_row + unit;
+    const Vec<T> r = load_first(gate, valid);
+    const Vec<T> before = load_first(h_before[s * batch + n] + unit, valid);
+    if (phase == 1) {  // product is the gradient of r * h_prev
+      store_first(out + hidden, sigmoid_backward(r, product * before), valid);
+      return store_first(carry_at, carried + product * r, valid);
+    }
+    Vec<T> grad_h = carried + product;
+    if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+    Vec<T> grad_z, grad_n;
+    gru_blend_backward(load_first(gate + hidden, valid), load_first(gate + 2 * hidden, valid),
+                       before, grad_h, grad_z, grad_n, carried);
+    store_first(carry_at, carried, valid);
+    store_first(out, grad_n, valid);
+    store_first(out + 2 * hidden, grad_z, valid);
+    if (reset_after) {
+      const Vec<T> hidden_n = load_first(gate + 3 * hidden, valid);
+      store_first(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
+      store_first(out + 3 * hidden, grad_n * r, valid);
     }
   };
-  const Walk walk(runtime, steps, batch, panels.packed_size(3 * hidden) * sizeof(T), 0, 0);
-  const int64_t counts[] = {panels.count, panels.count};
   if (steps > 0)
-    for_each_step(runtime, steps + 1, batch, walk.share_rows, reset_after ? 1 : 2, counts,
-                  product_work(batch, 3 * hidden, hidden), body);
+    walk_backward(runtime, steps, batch, panels, grad_rows, products, reset_after ? 1 : 2,
+                  epilogue);
 
-  const int64_t rows = steps * batch;
   if (a.grad_input) {
-    const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
-                             steps, batch, a.reverse);
     const Panels<T> columns(inputs, 1);
     const Rows<const T> ih = matrix_rows(static_cast<const T*>(a.weight_ih), inputs);
     T* weight_ih = allocate<T>(runtime, columns.packed_size(3 * hidden));
     pack_rows(runtime, columns, ih, 2 * hidden, hidden, 3 * hidden, 0, weight_ih);
     pack_rows(runtime, columns, ih, 0, 2 * hidden, 3 * hidden, hidden, weight_ih);
-    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns,
-                         Matrix<T>{3 * hidden, weight_ih}, nullptr);
+    input_gradient(runtime, a, grad_rows, columns, Matrix<T>{3 * hidden, weight_ih});
   }
 
   if (!a.grad_weight_ih && !a.grad_bias_ih) return;
@@ -266,7 +220,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   T* grad_hh = static_cast<T*>(a.grad_weight_hh);
   T* bias_ih = static_cast<T*>(a.grad_bias_ih);
   T* bias_hh = static_cast<T*>(a.grad_bias_hh);
-  const Rows<const T> x_rows = x.rows_from(0);
+  const Rows<const T> x_rows = input_of<T>(a).rows_from(0);
   Rows<const T> reset_h = gates.rows_from(0);
   reset_h.base += 3 * hidden;
   const Rows<const T> grad_rz = matrix_rows<const T>(grad_gates + hidden, gates_row);

@@ -40,21 +40,14 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
       matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
 
-  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
-                            a.reverse);
-  const Sequence<T> h(static_cast<T*>(a.output), a.output_time, a.output_row, steps, batch,
-                      a.reverse);
+  const Sequence<const T> x = input_of<T>(a);
+  const Sequence<T> h = like_output<T>(a, static_cast<T*>(a.output), 1);
   // Without backward to serve, cells live in c_n alone and projected gates in a chunk of scratch.
-  const Sequence<T> cells = keep ? Sequence<T>(static_cast<T*>(a.cells), a.output_time,
-                                               a.output_row, steps, batch, a.reverse)
-                                 : Sequence<T>(c_n, 0, hidden, steps, batch, false);
   const int64_t gates_row = 4 * hidden;
-  const Sequence<T> gates =
-      keep
-          ? Sequence<T>(static_cast<T*>(a.gates), 4 * a.output_time, 4 * a.output_row, steps, batch,
-                        a.reverse)
-          : Sequence<T>(walk.fused ? nullptr : allocate<T>(runtime, walk.chunk * batch * gates_row),
-                        batch * gates_row, gates_row, steps, batch, false);
+  const Sequence<T> cells = keep ? like_output<T>(a, static_cast<T*>(a.cells), 1)
+                                 : Sequence<T>(c_n, 0, hidden, steps, batch, false);
+  const Sequence<T> gates = keep ? like_output<T>(a, static_cast<T*>(a.gates), 4)
+                                 : gates_chunk<T>(runtime, walk, batch, gates_row);
 
   const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                         int64_t panel_end) {
@@ -110,95 +103,59 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
 
 template <class T>
 void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
-  constexpr int width = Vector<T>::width;
   const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
-  const int64_t gates_row = 4 * hidden;
+  const int64_t gates_row = 4 * hidden, rows = steps * batch;
   const T* h_0 = static_cast<const T*>(a.h_0);
   const T* c_0 = static_cast<const T*>(a.c_0);
   T* grad_h_0 = static_cast<T*>(a.grad_h_0);
   T* grad_c = static_cast<T*>(a.grad_c_0);  // the running gradient of c_t ends as that of c_0
-  set_or_zero(static_cast<const T*>(a.grad_c_n), grad_c, batch * hidden);
-  if (steps == 0) set_or_zero(static_cast<const T*>(a.grad_h_n), grad_h_0, batch * hidden);
-
-  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
-                            a.reverse);
-  const Sequence<const T> h(static_cast<const T*>(a.output), a.output_time, a.output_row, steps,
-                            batch, a.reverse);
-  const Sequence<const T> cells(static_cast<const T*>(a.cells), a.output_time, a.output_row, steps,
-                                batch, a.reverse);
-  const Sequence<const T> gates(static_cast<const T*>(a.gates), 4 * a.output_time, 4 * a.output_row,
-                                steps, batch, a.reverse);
-  const Sequence<const T> grad_output(static_cast<const T*>(a.grad_output), a.grad_output_time,
-                                      a.grad_output_row, steps, batch, a.reverse);
   const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
+  set_or_zero(static_cast<const T*>(a.grad_c_n), grad_c, batch * hidden);
+  if (steps == 0) set_or_zero(grad_h_n, grad_h_0, batch * hidden);
+
+  const Sequence<const T> h = like_output<const T>(a, static_cast<const T*>(a.output), 1);
+  const Sequence<const T> cells = like_output<const T>(a, static_cast<const T*>(a.cells), 1);
+  const Sequence<const T> gates = like_output<const T>(a, static_cast<const T*>(a.gates), 4);
+  const Sequence<const T> grad_output = grad_output_of<T>(a);
+  T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
+  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
 
   const Panels<T> panels(hidden, 1);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), gates_row, steps == 1);
-  T* grad_gates = allocate<T>(runtime, steps * batch * gates_row);  // [T, N, 4H], processing order
-  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
-
-  // Turn 0 is the last step; the turn after the first step leaves grad_h_0.
-  const auto body = [&](int64_t turn, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                        int64_t panel_end) {
-    const int64_t s = steps - 1 - turn;
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t vectors = panels.vectors(p);
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
-        Tile<T> tile;
-        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
-        if (turn > 0)
-          weight_hh.accumulate(grad_rows, 0, (s + 1) * batch + first, count, panels, p, tile.at);
-        for (int64_t m = 0; m < count; ++m) {
-          const int64_t n = first + m;
-          for (int64_t v = 0; v < vectors; ++v) {
-            const int64_t unit = panels.column(p, v), valid = panels.valid(p, v);
-            Vec<T> grad_h = load(tile.at + (m * vectors + v) * width);
-            if (s < 0) {
-              store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
-              continue;
-            }
-            if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
-            if (turn == 0 && grad_h_n)
-              grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
-            const T* gate = gates.at(s, n) + unit;
-            const LstmGates<Vec<T>> activated{
-                load_first(gate, valid), load_first(gate + hidden, valid),
-                load_first(gate + 2 * hidden, valid), load_first(gate + 3 * hidden, valid)};
-            const T* c_prev = s > 0 ? cells.at(s - 1, n) : c_0 + n * hidden;
-            T* grad_c_at = grad_c + n * hidden + unit;
-            Vec<T> grad_c_t = load_first<T>(grad_c_at, valid);
-            const LstmGates<Vec<T>> grad_pre =
-                lstm_pointwise_backward(activated, load_first(cells.at(s, n) + unit, valid),
-                                        load_first(c_prev + unit, valid), grad_h, grad_c_t);
-            store_first(grad_c_at, grad_c_t, valid);
-            T* out = grad_gates + (s * batch + n) * gates_row + unit;
-            store_first(out, grad_pre.i, valid);
-            store_first(out + hidden, grad_pre.f, valid);
-            store_first(out + 2 * hidden, grad_pre.g, valid);
-            store_first(out + 3 * hidden, grad_pre.o, valid);
-          }
-        }
-      });
-    }
+  const BackwardProduct<T> recurrent{&weight_hh, 0, 1};
+  const auto epilogue = [&](int64_t turn, int64_t s, int, int64_t n, int64_t unit, int64_t valid,
+                            Vec<T> grad_h) {
+    if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
+    if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+    if (turn == 0 && grad_h_n) grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
+    const T* gate = gates.at(s, n) + unit;
+    const LstmGates<Vec<T>> activated{load_first(gate, valid), load_first(gate + hidden, valid),
+                                      load_first(gate + 2 * hidden, valid),
+                                      load_first(gate + 3 * hidden, valid)};
+    const T* c_prev = s > 0 ? cells.at(s - 1, n) : c_0 + n * hidden;
+    T* grad_c_at = grad_c + n * hidden + unit;
+    Vec<T> grad_c_t = load_first<T>(grad_c_at, valid);
+    const LstmGates<Vec<T>> grad_pre =
+        lstm_pointwise_backward(activated, load_first(cells.at(s, n) + unit, valid),
+                                load_first(c_prev + unit, valid), grad_h, grad_c_t);
+    store_first(grad_c_at, grad_c_t, valid);
+    T* out = grad_gates + (s * batch + n) * gates_row + unit;
+    store_first(out, grad_pre.i, valid);
+    store_first(out + hidden, grad_pre.f, valid);
+    store_first(out + 2 * hidden, grad_pre.g, valid);
+    store_first(out + 3 * hidden, grad_pre.o, valid);
   };
-  const Walk walk(runtime, steps, batch, panels.packed_size(gates_row) * sizeof(T), 0, 0);
-  if (steps > 0)
-    for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count,
-                  product_work(batch, 4 * hidden, hidden), body);
+  if (steps > 0) walk_backward(runtime, steps, batch, panels, grad_rows, &recurrent, 1, epilogue);
 
-  const int64_t rows = steps * batch;
   if (a.grad_input) {
-    const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
-                             steps, batch, a.reverse);
     const Panels<T> columns(inputs, 1);
-    const Matrix<T> weight_ih =
-        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row, steps == 1);
-    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, weight_ih,
-                         nullptr);
+    input_gradient(runtime, a, grad_rows, columns,
+                   matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row,
+                                  steps == 1));
   }
   const GradientPart<T> parts[] = {
-      {x.rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
+      {input_of<T>(a).rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
       {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
   if (a.grad_weight_ih || a.grad_bias)
     weight_gradient(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_ih ? 2 : 0,

@@ -26,10 +26,8 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const Matrix<T> weight_hh =
       matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
-  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
-                            a.reverse);
-  const Sequence<T> h(static_cast<T*>(a.output), a.output_time, a.output_row, steps, batch,
-                      a.reverse);
+  const Sequence<const T> x = input_of<T>(a);
+  const Sequence<T> h = like_output<T>(a, static_cast<T*>(a.output), 1);
 
   const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                         int64_t panel_end) {
@@ -70,74 +68,42 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
 
 template <class T>
 void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
-  constexpr int width = Vector<T>::width;
   const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t rows = steps * batch;
   const T* h_0 = static_cast<const T*>(a.h_0);
   const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
   T* grad_h_0 = static_cast<T*>(a.grad_h_0);
   if (steps == 0) set_or_zero(grad_h_n, grad_h_0, batch * hidden);
 
-  const Sequence<const T> x(static_cast<const T*>(a.input), a.input_time, a.input_row, steps, batch,
-                            a.reverse);
-  const Sequence<const T> h(static_cast<const T*>(a.output), a.output_time, a.output_row, steps,
-                            batch, a.reverse);
-  const Sequence<const T> grad_output(static_cast<const T*>(a.grad_output), a.grad_output_time,
-                                      a.grad_output_row, steps, batch, a.reverse);
+  const Sequence<const T> h = like_output<const T>(a, static_cast<const T*>(a.output), 1);
+  const Sequence<const T> grad_output = grad_output_of<T>(a);
+  T* grad_pre = allocate<T>(runtime, rows * hidden);  // processing order
+  const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
+
   const Panels<T> panels(hidden, 1);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
-  T* grad_pre = allocate<T>(runtime, steps * batch * hidden);  // processing order
-  const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
-
-  // Turn 0 is the last step; the turn after the first step leaves grad_h_0.
-  const auto body = [&](int64_t turn, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                        int64_t panel_end) {
-    const int64_t s = steps - 1 - turn;
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t vectors = panels.vectors(p);
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
-        Tile<T> tile;
-        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
-        if (turn > 0)
-          weight_hh.accumulate(grad_rows, 0, (s + 1) * batch + first, count, panels, p, tile.at);
-        for (int64_t m = 0; m < count; ++m) {
-          const int64_t n = first + m;
-          for (int64_t v = 0; v < vectors; ++v) {
-            const int64_t unit = panels.column(p, v), valid = panels.valid(p, v);
-            Vec<T> grad_h = load(tile.at + (m * vectors + v) * width);
-            if (s < 0) {
-              store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
-              continue;
-            }
-            if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
-            if (turn == 0 && grad_h_n)
-              grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
-            const Vec<T> state = load_first(h.at(s, n) + unit, valid);
-            const Vec<T> grad =
-                a.relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
-            store_first(grad_pre + (s * batch + n) * hidden + unit, grad, valid);
-          }
-        }
-      });
-    }
+  const BackwardProduct<T> recurrent{&weight_hh, 0, 1};
+  const auto epilogue = [&](int64_t turn, int64_t s, int, int64_t n, int64_t unit, int64_t valid,
+                            Vec<T> grad_h) {
+    if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
+    if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+    if (turn == 0 && grad_h_n) grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
+    const Vec<T> state = load_first(h.at(s, n) + unit, valid);
+    const Vec<T> grad =
+        a.relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
+    store_first(grad_pre + (s * batch + n) * hidden + unit, grad, valid);
   };
-  const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T), 0, 0);
-  if (steps > 0)
-    for_each_step(runtime, steps + 1, batch, walk.share_rows, 1, &panels.count,
-                  product_work(batch, hidden, hidden), body);
+  if (steps > 0) walk_backward(runtime, steps, batch, panels, grad_rows, &recurrent, 1, epilogue);
 
-  const int64_t rows = steps * batch;
   if (a.grad_input) {
-    const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
-                             steps, batch, a.reverse);
     const Panels<T> columns(inputs, 1);
-    const Matrix<T> weight_ih =
-        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, steps == 1);
-    multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), rows, columns, weight_ih,
-                         nullptr);
+    input_gradient(
+        runtime, a, grad_rows, columns,
+        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, steps == 1));
   }
   const GradientPart<T> parts[] = {
-      {x.rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
+      {input_of<T>(a).rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
       {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
   if (a.grad_weight_ih || a.grad_bias)
     weight_gradient(runtime, grad_rows, rows, hidden, parts, a.grad_weight_ih ? 2 : 0,

@@ -27,6 +27,31 @@ struct Sequence {
   Rows<T> rows_from(int64_t step) const { return {base + step * time, batch, time, row}; }
 };
 
+// The tensors that every args struct calls by the same name.
+template <class T, class Args>
+Sequence<const T> input_of(const Args& a) {
+  return {static_cast<const T*>(a.input),
+          a.input_time,
+          a.input_row,
+          a.seq_len,
+          a.batch,
+          a.reverse != 0};
+}
+template <class T, class Args>
+Sequence<const T> grad_output_of(const Args& a) {
+  return {static_cast<const T*>(a.grad_output),
+          a.grad_output_time,
+          a.grad_output_row,
+          a.seq_len,
+          a.batch,
+          a.reverse != 0};
+}
+// A tensor [T, N, scale * H] laid out as output is: output itself, or what is kept for backward.
+template <class T, class Args>
+Sequence<T> like_output(const Args& a, decltype(Sequence<T>::base) data, int64_t scale) {
+  return {data, scale * a.output_time, scale * a.output_row, a.seq_len, a.batch, a.reverse != 0};
+}
+
 // The states before each step, as rows step by step: h_0, then the outputs.
 template <class T>
 Rows<const T> previous_rows(const Sequence<const T>& output, const T* h_0, int64_t hidden_size) {
@@ -94,6 +119,14 @@ struct Walk {
   }
 };
 
+// Scratch for the gates of one chunk of steps, for inference; none where steps are fused.
+template <class T>
+Sequence<T> gates_chunk(const Runtime& runtime, const Walk& walk, int64_t batch,
+                        int64_t gates_row) {
+  T* data = walk.fused ? nullptr : allocate<T>(runtime, walk.chunk * batch * gates_row);
+  return {data, batch * gates_row, gates_row, walk.chunk, batch, false};
+}
+
 // Calls body(step, phase, row_begin, row_end, panel_begin, panel_end) so that a phase of a step
 // begins when all that it may read is written; panels[phase] is the number of panels to share, and
 // `work` that of a step.
@@ -112,6 +145,62 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
         parallel(runtime, panels[phase], work,
                  [&](int64_t begin, int64_t end) { body(s, phase, int64_t{0}, rows, begin, end); });
   }
+}
+
+// One recurrent product of a backward step: the gate gradients of `ahead` steps on, from column
+// `offset` on, times a weight.
+template <class T>
+struct BackwardProduct {
+  const Matrix<T>* weight;
+  int64_t offset, ahead;
+};
+
+// Walks the steps backwards. Turn 0 is the last step, s = steps - 1; after the first step comes one
+// turn with s = -1, in which nothing but the gradient of the initial state is left to do. Phase i
+// of a turn computes products[i] and calls epilogue(turn, s, i, n, unit, valid, product) for each
+// vector of units of each row, which leaves its gate gradients in grad_rows, step by step in
+// processing order.
+template <class T, class Epilogue>
+void walk_backward(const Runtime& runtime, int64_t steps, int64_t batch, const Panels<T>& panels,
+                   const Rows<const T>& grad_rows, const BackwardProduct<T>* products, int phases,
+                   const Epilogue& epilogue) {
+  constexpr int width = Vector<T>::width;
+  int64_t depth = 0;
+  for (int i = 0; i < phases; ++i) depth += products[i].weight->depth;
+  const Walk walk(runtime, steps, batch, panels.packed_size(depth) * sizeof(T), 0, 0);
+  const int64_t counts[] = {panels.count, panels.count};
+  const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
+                        int64_t panel_begin, int64_t panel_end) {
+    const BackwardProduct<T>& product = products[phase];
+    const int64_t s = steps - 1 - turn;
+    if (s < 0 && phase > 0) return;
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = panels.vectors(p);
+      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+        Tile<T> tile;
+        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
+        if (s + product.ahead < steps)
+          product.weight->accumulate(grad_rows, product.offset, (s + product.ahead) * batch + first,
+                                     count, panels, p, tile.at);
+        for (int64_t m = 0; m < count; ++m)
+          for (int64_t v = 0; v < vectors; ++v)
+            epilogue(turn, s, phase, first + m, panels.column(p, v), panels.valid(p, v),
+                     load(tile.at + (m * vectors + v) * width));
+      });
+    }
+  };
+  for_each_step(runtime, steps + 1, batch, walk.share_rows, phases, counts,
+                product_work(batch, depth, panels.columns), body);
+}
+
+// grad_input = gate gradients times weight_ih, where it is wanted.
+template <class T, class Args>
+void input_gradient(const Runtime& runtime, const Args& a, const Rows<const T>& grad_rows,
+                    const Panels<T>& columns, const Matrix<T>& weight_ih) {
+  const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
+                           a.seq_len, a.batch, a.reverse != 0);
+  multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), a.seq_len * a.batch, columns,
+                       weight_ih, nullptr);
 }
 
 // The input half of the gates for `steps` steps from x_step on: gates = bias + x weight_ih^T.

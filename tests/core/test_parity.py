@@ -45,7 +45,7 @@ class Case:
     @property
     def draws(self) -> int:
         """How many random draws to measure over: the largest of few errors is a matter of luck."""
-        return max(3, min(40, 600 // self.hidden_size))
+        return max(3, min(100, 600 // self.hidden_size))
 
     def __str__(self) -> str:
         flags = [name for name in ("batch_first", "bidirectional") if getattr(self, name)]
