@@ -58,8 +58,8 @@ struct GruBackward {
   void* grad_input;          // [T, N, I]   features contiguous; may be null (not wanted)
   int64_t grad_input_time, grad_input_row;
   void* grad_h_0;            // [N, H]
-  void* grad_weight_ih;      // [3H, I]     null, or both weights
-  void* grad_weight_hh;      // [3H, H]
+  void* grad_weight_ih;      // [3H, I]     written where grad_weight_hh is
+  void* grad_weight_hh;      // [3H, H]     may be null (weights not wanted)
   void* grad_bias_ih;        // [3H]        null, or both biases
   void* grad_bias_hh;        // [3H]
 };

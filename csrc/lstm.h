@@ -72,8 +72,8 @@ struct LstmBackward {
   int64_t grad_input_time, grad_input_row;
   void* grad_h_0;            // [N, H]
   void* grad_c_0;            // [N, H]
-  void* grad_weight_ih;      // [4H, I]     null, or both weights
-  void* grad_weight_hh;      // [4H, H]
+  void* grad_weight_ih;      // [4H, I]     written where grad_weight_hh is
+  void* grad_weight_hh;      // [4H, H]     may be null (weights not wanted)
   void* grad_bias;           // [4H]        of bias_ih and of bias_hh alike; may be null
 };
 // clang-format on

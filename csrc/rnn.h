@@ -51,8 +51,8 @@ struct RnnBackward {
   void* grad_input;          // [T, N, I]   features contiguous; may be null (not wanted)
   int64_t grad_input_time, grad_input_row;
   void* grad_h_0;            // [N, H]
-  void* grad_weight_ih;      // [H, I]      null, or both weights
-  void* grad_weight_hh;      // [H, H]
+  void* grad_weight_ih;      // [H, I]      written where grad_weight_hh is
+  void* grad_weight_hh;      // [H, H]      may be null (weights not wanted)
   void* grad_bias;           // [H]         of bias_ih and of bias_hh alike; may be null
 };
 // clang-format on

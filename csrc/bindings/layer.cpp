@@ -128,6 +128,12 @@ Tensor Layer::empty_sequence(int64_t features) const {
   return batch_first ? empty({batch, seq_len, features}) : empty({seq_len, batch, features});
 }
 
+Gradients Layer::empty_gradients(int64_t gates, bool need_input, bool need_weights) const {
+  return {need_input ? empty_sequence(input_size) : empty({0}), empty({batch, hidden_size}),
+          empty_if(need_weights, {gates * hidden_size, input_size}),
+          empty_if(need_weights, {gates * hidden_size, hidden_size})};
+}
+
 const CpuKernels& Layer::kernels() const {
   const CpuIsa* isa = cpu_isa();
   return input.tensor.scalar_type() == ScalarType::Float ? isa->float32 : isa->float64;

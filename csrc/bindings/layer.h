@@ -25,6 +25,19 @@ struct SequenceView {
   SequenceView(const Tensor& source, bool batch_first);
 };
 
+inline const void* pointer(const OptionalTensor& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
+
+inline void* pointer_if(bool wanted, const Tensor& tensor) {
+  return wanted ? tensor.mutable_data_ptr() : nullptr;
+}
+
+// The gradients that every cell has; empty where not needed.
+struct Gradients {
+  Tensor input, h_0, weight_ih, weight_hh;
+};
+
 // One layer's checked arguments.
 struct Layer {
   const char* op;
@@ -54,6 +67,8 @@ struct Layer {
   int64_t time_stride(int64_t features) const { return (batch_first ? 1 : batch) * features; }
   int64_t row_stride(int64_t features) const { return (batch_first ? seq_len : 1) * features; }
 
+  Gradients empty_gradients(int64_t gates, bool need_input, bool need_weights) const;
+
   const CpuKernels& kernels() const;
 
   // Fills what every cell's args struct calls by the same name.
@@ -72,14 +87,25 @@ struct Layer {
     args.output_time = time_stride(hidden_size);
     args.output_row = row_stride(hidden_size);
   }
+
+  // The same for backward, but for what `fill` has filled.
+  template <class Args>
+  void fill_gradients(Args& args, const std::optional<SequenceView>& grad_output,
+                      const OptionalTensor& grad_h_n, const Gradients& gradients, bool need_input,
+                      bool need_weights) const {
+    if (grad_output) {
+      args.grad_output = grad_output->tensor.const_data_ptr();
+      args.grad_output_time = grad_output->time;
+      args.grad_output_row = grad_output->row;
+    }
+    args.grad_h_n = pointer(grad_h_n);
+    args.grad_input = pointer_if(need_input, gradients.input);
+    args.grad_input_time = time_stride(input_size);
+    args.grad_input_row = row_stride(input_size);
+    args.grad_h_0 = gradients.h_0.mutable_data_ptr();
+    args.grad_weight_ih = pointer_if(need_weights, gradients.weight_ih);
+    args.grad_weight_hh = pointer_if(need_weights, gradients.weight_hh);
+  }
 };
-
-inline const void* pointer(const OptionalTensor& tensor) {
-  return tensor ? tensor->const_data_ptr() : nullptr;
-}
-
-inline void* pointer_if(bool wanted, const Tensor& tensor) {
-  return wanted ? tensor.mutable_data_ptr() : nullptr;
-}
 
 }  // namespace rnnfast

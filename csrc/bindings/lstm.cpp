@@ -70,10 +70,8 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
   const auto grad_states = layer.gradient("grad_output", grad_output);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
   const OptionalTensor grad_c_last = layer.state_gradient("grad_c_n", grad_c_n);
-  Tensor grad_input = need_input ? layer.empty_sequence(layer.input_size) : layer.empty({0});
-  Tensor grad_h_0 = layer.empty({batch, hidden}), grad_c_0 = layer.empty({batch, hidden});
-  Tensor grad_weight_ih = layer.empty_if(need_weights, {kGates * hidden, layer.input_size});
-  Tensor grad_weight_hh = layer.empty_if(need_weights, {kGates * hidden, hidden});
+  const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);
+  Tensor grad_c_0 = layer.empty({batch, hidden});
   Tensor grad_bias = layer.empty_if(need_bias, {kGates * hidden});
 
   LstmBackward args{};
@@ -83,23 +81,13 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
   args.output = states.const_data_ptr();
   args.gates = kept_gates.const_data_ptr();
   args.cells = kept_cells.const_data_ptr();
-  if (grad_states) {
-    args.grad_output = grad_states->tensor.const_data_ptr();
-    args.grad_output_time = grad_states->time;
-    args.grad_output_row = grad_states->row;
-  }
-  args.grad_h_n = pointer(grad_h_last);
+  layer.fill_gradients(args, grad_states, grad_h_last, gradients, need_input, need_weights);
   args.grad_c_n = pointer(grad_c_last);
-  args.grad_input = pointer_if(need_input, grad_input);
-  args.grad_input_time = layer.time_stride(layer.input_size);
-  args.grad_input_row = layer.row_stride(layer.input_size);
-  args.grad_h_0 = grad_h_0.mutable_data_ptr();
   args.grad_c_0 = grad_c_0.mutable_data_ptr();
-  args.grad_weight_ih = pointer_if(need_weights, grad_weight_ih);
-  args.grad_weight_hh = pointer_if(need_weights, grad_weight_hh);
   args.grad_bias = pointer_if(need_bias, grad_bias);
   layer.kernels().lstm_backward(Host().runtime(), &args);
-  return {grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias};
+  return {gradients.input,     gradients.h_0,       grad_c_0,
+          gradients.weight_ih, gradients.weight_hh, grad_bias};
 }
 
 }  // namespace

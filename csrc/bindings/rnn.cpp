@@ -52,10 +52,7 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   const Tensor states = layer.checked_sequence("output", output, hidden);
   const auto grad_states = layer.gradient("grad_output", grad_output);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
-  Tensor grad_input = need_input ? layer.empty_sequence(layer.input_size) : layer.empty({0});
-  Tensor grad_h_0 = layer.empty({layer.batch, hidden});
-  Tensor grad_weight_ih = layer.empty_if(need_weights, {hidden, layer.input_size});
-  Tensor grad_weight_hh = layer.empty_if(need_weights, {hidden, hidden});
+  const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);
   Tensor grad_bias = layer.empty_if(need_bias, {hidden});
 
   RnnBackward args{};
@@ -63,21 +60,10 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   args.reverse = reverse;
   args.relu = is_relu(nonlinearity);
   args.output = states.const_data_ptr();
-  if (grad_states) {
-    args.grad_output = grad_states->tensor.const_data_ptr();
-    args.grad_output_time = grad_states->time;
-    args.grad_output_row = grad_states->row;
-  }
-  args.grad_h_n = pointer(grad_h_last);
-  args.grad_input = pointer_if(need_input, grad_input);
-  args.grad_input_time = layer.time_stride(layer.input_size);
-  args.grad_input_row = layer.row_stride(layer.input_size);
-  args.grad_h_0 = grad_h_0.mutable_data_ptr();
-  args.grad_weight_ih = pointer_if(need_weights, grad_weight_ih);
-  args.grad_weight_hh = pointer_if(need_weights, grad_weight_hh);
+  layer.fill_gradients(args, grad_states, grad_h_last, gradients, need_input, need_weights);
   args.grad_bias = pointer_if(need_bias, grad_bias);
   layer.kernels().rnn_backward(Host().runtime(), &args);
-  return {grad_input, grad_h_0, grad_weight_ih, grad_weight_hh, grad_bias};
+  return {gradients.input, gradients.h_0, gradients.weight_ih, gradients.weight_hh, grad_bias};
 }
 
 }  // namespace

@@ -215,7 +215,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
     input_gradient(runtime, a, grad_rows, columns, Matrix<T>{3 * hidden, weight_ih});
   }
 
-  if (!a.grad_weight_ih && !a.grad_bias_ih) return;
+  if (!a.grad_weight_hh && !a.grad_bias_ih) return;
   T* grad_ih = static_cast<T*>(a.grad_weight_ih);
   T* grad_hh = static_cast<T*>(a.grad_weight_hh);
   T* bias_ih = static_cast<T*>(a.grad_bias_ih);
@@ -230,7 +230,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const GradientPart<T> rz_parts[] = {{x_rows, inputs, grad_ih}, {h_before, hidden, grad_hh}};
   const GradientPart<T> n_parts[] = {{x_rows, inputs, ih_n}, {reset_h, hidden, hh_n}};
   const GradientPart<T> hidden_n_parts[] = {{h_before, hidden, hh_n}};
-  const int wanted = grad_ih ? 2 : 0;
+  const int wanted = grad_hh ? 2 : 0;
   weight_gradient(runtime, grad_rz, rows, 2 * hidden, rz_parts, wanted, bias_ih);
   weight_gradient(runtime, grad_rows, rows, hidden, n_parts, reset_after ? wanted / 2 : wanted,
                   bias_ih ? bias_ih + 2 * hidden : nullptr);

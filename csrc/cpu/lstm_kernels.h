@@ -157,8 +157,8 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   const GradientPart<T> parts[] = {
       {input_of<T>(a).rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
       {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
-  if (a.grad_weight_ih || a.grad_bias)
-    weight_gradient(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_ih ? 2 : 0,
+  if (a.grad_weight_hh || a.grad_bias)
+    weight_gradient(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_hh ? 2 : 0,
                     static_cast<T*>(a.grad_bias));
 }
 

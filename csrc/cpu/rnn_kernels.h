@@ -105,8 +105,8 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
   const GradientPart<T> parts[] = {
       {input_of<T>(a).rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
       {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
-  if (a.grad_weight_ih || a.grad_bias)
-    weight_gradient(runtime, grad_rows, rows, hidden, parts, a.grad_weight_ih ? 2 : 0,
+  if (a.grad_weight_hh || a.grad_bias)
+    weight_gradient(runtime, grad_rows, rows, hidden, parts, a.grad_weight_hh ? 2 : 0,
                     static_cast<T*>(a.grad_bias));
 }
 
