@@ -10,9 +10,9 @@
 // one step, is therefore read where it stands (Matrix): by its columns, as sums of whole vectors
 // over k that are added up at the end, or by its rows, as a panel whose rows are far apart.
 //
-// Sums run over k in blocks of kDepthBlock, each from zero, then added to the tile: the error of a
-// long sum stays that of a blocked one, and an element's bits depend on its row and its column
-// alone, never on the tile, the batch or the thread it was computed in.
+// Sums run over k in blocks of kSumBlock, each from zero, then added to the tile: the error of a
+// long sum stays small, as in libraries that sum in many lanes, and an element's bits depend on its
+// row and its column alone, never on the tile, the batch or the thread it was computed in.
 #pragma once
 
 #include "cpu/vec.h"
@@ -21,7 +21,7 @@
 namespace rnnfast {
 namespace {
 
-constexpr int64_t kDepthBlock = 256;
+constexpr int64_t kSumBlock = 32;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxRows = 8;
 
@@ -59,6 +59,16 @@ constexpr int64_t kMoveWork = 16;
 template <class T>
 T* allocate(const Runtime& runtime, int64_t count) {
   return static_cast<T*>(runtime.allocate(&runtime, static_cast<size_t>(count) * sizeof(T)));
+}
+
+// to = from, or zero where from is null.
+template <class T>
+void set_or_zero(const T* from, T* to, int64_t count) {
+  const size_t bytes = sizeof(T) * static_cast<size_t>(count);
+  if (from)
+    memcpy(to, from, bytes);
+  else
+    memset(to, 0, bytes);
 }
 
 // Rows of a sequence or matrix: row r is r % inner rows of inner_stride after r / inner of
@@ -188,13 +198,13 @@ void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* pa
   const T* row[rows];
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) row[m] = a[m];
-  for (int64_t left = depth; left > 0; left -= kDepthBlock) {
+  for (int64_t left = depth; left > 0; left -= kSumBlock) {
     Vec<T> sum[rows][vectors];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sum[m][v] = Vec<T>{};
-    const int64_t block = min_of(left, kDepthBlock);
+    const int64_t block = min_of(left, kSumBlock);
     int64_t at = 0;
 #pragma GCC unroll 1
     for (int64_t k = 0; k < block; ++k) {
@@ -490,85 +500,100 @@ struct GradientPart {
   T* out;  // contiguous
 };
 
+// How weight_gradient cuts its work: rows packed at once, and the columns of a that a thread packs.
+constexpr int64_t kRowBlock = 256, kColumnBlock = 48;
+
+// sum[m] = the sum of `depth` rows of packed_a, in blocks of kSumBlock.
+template <class T>
+void sum_rows(const T* packed_a, int64_t depth, T* sum) {
+  for (int64_t m = 0; m < kColumnBlock; ++m) sum[m] = 0;
+  for (int64_t block = 0; block < depth; block += kSumBlock) {
+    T part[kColumnBlock] = {};
+    for (int64_t k = block; k < min_of(depth, block + kSumBlock); ++k)
+      for (int64_t m = 0; m < kColumnBlock; ++m) part[m] += packed_a[k * kColumnBlock + m];
+    for (int64_t m = 0; m < kColumnBlock; ++m) sum[m] += part[m];
+  }
+}
+
+// out (rows of panels.columns) = or += packed_a^T, of which `columns` count, times packed b.
+template <class T>
+void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, const Panels<T>& panels,
+                         const T* packed_b, bool add, T* out) {
+  constexpr int width = Vector<T>::width;
+  for (int64_t p = 0; p < panels.count; ++p) {
+    const int64_t vectors = panels.vectors(p);
+    const T* panel = packed_b + panels.offset(depth, p);
+    for_each_tile(0, columns, vectors, [&](int64_t first, int64_t count) {
+      Tile<T> tile;
+      memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
+      const T* columns_of_a[kMaxRows];
+      for (int64_t m = 0; m < count; ++m) columns_of_a[m] = packed_a + first + m;
+      tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel, vectors * width,
+                                     tile.at);
+      for (int64_t m = 0; m < count; ++m)
+        for (int64_t v = 0; v < vectors; ++v) {
+          T* to = out + (first + m) * panels.columns + panels.column(p, v);
+          const int64_t valid = panels.valid(p, v);
+          Vec<T> sum = load(tile.at + (m * vectors + v) * width);
+          if (add) sum = load_first<T>(to, valid) + sum;
+          store_first(to, sum, valid);
+        }
+    });
+  }
+}
+
 // out = a^T b for each part, and bias_out = sum of a over rows (null: not wanted). `a` is rows x
-// columns starting at a.base, b has as many rows. Blocks of kDepthBlock rows are packed on both
-// sides and added up in the order of the rows; threads share the columns of a, so sums never cross
+// columns starting at a.base, b has as many rows. Blocks of kRowBlock rows are packed on both sides
+// and added up in the order of the rows; threads share the columns of a, so sums never cross
 // threads.
 template <class T>
 void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t rows, int64_t columns,
                      const GradientPart<T>* parts, int part_count, T* bias_out) {
-  constexpr int width = Vector<T>::width;
-  constexpr int64_t kColumnBlock = 48;
   int64_t most = 0, columns_of_b = 0;
   for (int i = 0; i < part_count; ++i) {
     columns_of_b += parts[i].columns;
-    const Panels<T> panels(parts[i].columns, 1);
-    most += panels.packed_size(kDepthBlock);
-    if (rows == 0)
-      memset(parts[i].out, 0, sizeof(T) * static_cast<size_t>(columns * parts[i].columns));
+    most += Panels<T>(parts[i].columns, 1).packed_size(kRowBlock);
+    if (rows == 0) set_or_zero<T>(nullptr, parts[i].out, columns * parts[i].columns);
   }
-  if (rows == 0 && bias_out) memset(bias_out, 0, sizeof(T) * static_cast<size_t>(columns));
+  if (rows == 0 && bias_out) set_or_zero<T>(nullptr, bias_out, columns);
   T* packed = allocate<T>(runtime, most);
   const int64_t blocks =
       ceil_div(ceil_div(columns, kColumnBlock), runtime.num_threads) * runtime.num_threads;
   const int64_t block = ceil_div(columns, blocks);
 
-  for (int64_t row = 0; row < rows; row += kDepthBlock) {
-    const int64_t depth = min_of(kDepthBlock, rows - row);
+  for (int64_t row = 0; row < rows; row += kRowBlock) {
+    const int64_t depth = min_of(kRowBlock, rows - row);
     T* to = packed;
     for (int i = 0; i < part_count; ++i) {
       const Panels<T> panels(parts[i].columns, 1);
       pack_rows(runtime, panels, parts[i].b, row, depth, depth, 0, to);
       to += panels.packed_size(depth);
     }
-    parallel(runtime, blocks, depth * columns * (columns_of_b + 1),
-             [&](int64_t begin, int64_t end) {
-               alignas(64) T packed_a[kDepthBlock * kColumnBlock];
-               for (int64_t i = begin; i < end; ++i) {
-                 const int64_t m0 = i * block, m1 = min_of(columns, m0 + block);
-                 if (m0 >= m1) continue;
-                 for (int64_t k = 0; k < depth; ++k)
-                   memcpy(packed_a + k * kColumnBlock, a[row + k] + m0,
-                          sizeof(T) * static_cast<size_t>(m1 - m0));
-                 if (bias_out) {
-                   T sum[kColumnBlock] = {};
-                   for (int64_t k = 0; k < depth; ++k)
-                     for (int64_t m = 0; m < m1 - m0; ++m) sum[m] += packed_a[k * kColumnBlock + m];
-                   for (int64_t m = 0; m < m1 - m0; ++m)
-                     bias_out[m0 + m] = row == 0 ? sum[m] : bias_out[m0 + m] + sum[m];
-                 }
-                 const T* from = packed;
-                 for (int part = 0; part < part_count; ++part) {
-                   const Panels<T> panels(parts[part].columns, 1);
-                   for (int64_t p = 0; p < panels.count; ++p) {
-                     const int64_t vectors = panels.vectors(p);
-                     const T* panel = panels.panel(from, depth, p);
-                     for_each_tile(0, m1 - m0, vectors, [&](int64_t first, int64_t count) {
-                       Tile<T> tile;
-                       const T* columns_of_a[kMaxRows];
-                       for (int64_t m = 0; m < count; ++m) {
-                         columns_of_a[m] = packed_a + first + m;
-                         for (int64_t v = 0; v < vectors; ++v)
-                           store(tile.at + (m * vectors + v) * width, Vec<T>{});
-                       }
-                       tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel,
-                                                      vectors * width, tile.at);
-                       for (int64_t m = 0; m < count; ++m) {
-                         T* out = parts[part].out + (m0 + first + m) * parts[part].columns;
-                         for (int64_t v = 0; v < vectors; ++v) {
-                           T* o = out + panels.column(p, v);
-                           const int64_t valid = panels.valid(p, v);
-                           Vec<T> sum = load(tile.at + (m * vectors + v) * width);
-                           if (row > 0) sum = load_first<T>(o, valid) + sum;
-                           store_first(o, sum, valid);
-                         }
-                       }
-                     });
-                   }
-                   from += panels.packed_size(depth);
-                 }
-               }
-             });
+    const auto body = [&](int64_t begin, int64_t end) {
+      alignas(64) T packed_a[kRowBlock * kColumnBlock];
+      for (int64_t m = begin * block; m < min_of(columns, end * block); m += block) {
+        const int64_t count = min_of(block, columns - m);
+        for (int64_t k = 0; k < depth; ++k) {
+          T* to = packed_a + k * kColumnBlock;
+          memcpy(to, a[row + k] + m, sizeof(T) * static_cast<size_t>(count));
+          memset(to + count, 0, sizeof(T) * static_cast<size_t>(kColumnBlock - count));
+        }
+        if (bias_out) {
+          T sum[kColumnBlock];
+          sum_rows(packed_a, depth, sum);
+          for (int64_t c = 0; c < count; ++c)
+            bias_out[m + c] = row == 0 ? sum[c] : bias_out[m + c] + sum[c];
+        }
+        const T* from = packed;
+        for (int i = 0; i < part_count; ++i) {
+          const Panels<T> panels(parts[i].columns, 1);
+          multiply_transposed(packed_a, count, depth, panels, from, row > 0,
+                              parts[i].out + m * panels.columns);
+          from += panels.packed_size(depth);
+        }
+      }
+    };
+    parallel(runtime, blocks, depth * columns * (columns_of_b + 1), body);
   }
 }
 

@@ -83,16 +83,6 @@ void copy_rows(const Rows<const T>& from, T* to, int64_t rows, int64_t columns) 
     memcpy(to + n * columns, from[n], sizeof(T) * static_cast<size_t>(columns));
 }
 
-// to = from, or zero where from is null.
-template <class T>
-void set_or_zero(const T* from, T* to, int64_t count) {
-  const size_t bytes = sizeof(T) * static_cast<size_t>(count);
-  if (from)
-    memcpy(to, from, bytes);
-  else
-    memset(to, 0, bytes);
-}
-
 // How a sequence is walked.
 //
 // Sharing rows: each thread takes some rows of the batch through all steps alone, with all the
