@@ -162,14 +162,15 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
   });
 }
 
-// Packs rows [row, row + count) of B as depths [k, k + count) of `depth`, for some panels.
+// Packs rows row, row + step, ... (count of them) of B as depths [k, k + count) of `depth`, for
+// some panels.
 template <class T>
 void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-                 const Rows<const T>& source, int64_t row, int64_t count, int64_t depth, int64_t k,
-                 T* packed) {
+                 const Rows<const T>& source, int64_t row, int64_t step, int64_t count,
+                 int64_t depth, int64_t k, T* packed) {
   constexpr int width = Vector<T>::width;
   for (int64_t r = 0; r < count; ++r) {
-    const T* from = source[row + r];
+    const T* from = source[row + r * step];
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
       T* to = packed + panels.offset(depth, p) + (k + r) * vectors * width;
@@ -182,10 +183,10 @@ void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end
 // The same for all panels, on all threads.
 template <class T>
 void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const T>& source,
-               int64_t row, int64_t count, int64_t depth, int64_t k, T* packed) {
+               int64_t row, int64_t step, int64_t count, int64_t depth, int64_t k, T* packed) {
   const int64_t work = panels.packed_size(count) * kMoveWork;
   parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
-    pack_panels(panels, begin, end, source, row, count, depth, k, packed);
+    pack_panels(panels, begin, end, source, row, step, count, depth, k, packed);
   });
 }
 
@@ -436,14 +437,14 @@ Matrix<T> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const 
   if (once && panels.count > 1) {
     const int64_t p = panels.count - 1;
     T* packed = allocate<T>(runtime, panels.packed_size(depth) - panels.offset(depth, p));
-    pack_panels(panels, p, panels.count, rows, 0, depth, depth, 0,
+    pack_panels(panels, p, panels.count, rows, 0, 1, depth, depth, 0,
                 packed - panels.offset(depth, p));
     matrix.by_rows = source;
     matrix.row_stride = panels.columns;
     matrix.last_panel = packed;
   } else {
     T* packed = allocate<T>(runtime, panels.packed_size(depth));
-    pack_rows(runtime, panels, rows, 0, depth, depth, 0, packed);
+    pack_rows(runtime, panels, rows, 0, 1, depth, depth, 0, packed);
     matrix.packed = packed;
   }
   return matrix;
@@ -544,8 +545,9 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
 
 // out = a^T b for each part, and bias_out = sum of a over rows (null: not wanted). `a` is rows x
 // columns starting at a.base, b has as many rows. Blocks of kRowBlock rows are packed on both sides
-// and added up in the order of the rows; threads share the columns of a, so sums never cross
-// threads.
+// and added up from the last row to the first, as backward meets them: an initial state is often
+// much larger than the states after it, and a large term costs least when it comes last. Threads
+// share the columns of a, so sums never cross threads.
 template <class T>
 void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t rows, int64_t columns,
                      const GradientPart<T>* parts, int part_count, T* bias_out) {
@@ -562,11 +564,11 @@ void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t row
   const int64_t block = ceil_div(columns, blocks);
 
   for (int64_t row = 0; row < rows; row += kRowBlock) {
-    const int64_t depth = min_of(kRowBlock, rows - row);
+    const int64_t depth = min_of(kRowBlock, rows - row), last = rows - 1 - row;
     T* to = packed;
     for (int i = 0; i < part_count; ++i) {
       const Panels<T> panels(parts[i].columns, 1);
-      pack_rows(runtime, panels, parts[i].b, row, depth, depth, 0, to);
+      pack_rows(runtime, panels, parts[i].b, last, -1, depth, depth, 0, to);
       to += panels.packed_size(depth);
     }
     const auto body = [&](int64_t begin, int64_t end) {
@@ -575,7 +577,7 @@ void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t row
         const int64_t count = min_of(block, columns - m);
         for (int64_t k = 0; k < depth; ++k) {
           T* to = packed_a + k * kColumnBlock;
-          memcpy(to, a[row + k] + m, sizeof(T) * static_cast<size_t>(count));
+          memcpy(to, a[last - k] + m, sizeof(T) * static_cast<size_t>(count));
           memset(to + count, 0, sizeof(T) * static_cast<size_t>(kColumnBlock - count));
         }
         if (bias_out) {

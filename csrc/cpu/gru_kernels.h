@@ -210,8 +210,8 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
     const Panels<T> columns(inputs, 1);
     const Rows<const T> ih = matrix_rows(static_cast<const T*>(a.weight_ih), inputs);
     T* weight_ih = allocate<T>(runtime, columns.packed_size(3 * hidden));
-    pack_rows(runtime, columns, ih, 2 * hidden, hidden, 3 * hidden, 0, weight_ih);
-    pack_rows(runtime, columns, ih, 0, 2 * hidden, 3 * hidden, hidden, weight_ih);
+    pack_rows(runtime, columns, ih, 2 * hidden, 1, hidden, 3 * hidden, 0, weight_ih);
+    pack_rows(runtime, columns, ih, 0, 1, 2 * hidden, 3 * hidden, hidden, weight_ih);
     input_gradient(runtime, a, grad_rows, columns, Matrix<T>{3 * hidden, weight_ih});
   }
 
