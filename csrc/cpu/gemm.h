@@ -103,18 +103,19 @@ Rows<T> matrix_rows(T* base, int64_t stride) {
 template <class T>
 struct Panels {
   static constexpr int width = Vector<T>::width;
-  int64_t columns, gates, count, quotient, remainder;
+  int64_t columns, gates, all_vectors, count;
 
-  Panels(int64_t columns_, int64_t gates_) : columns(columns_), gates(gates_) {
-    const int64_t vectors = ceil_div(columns, width);
-    count = gates > 1 ? vectors : ceil_div(vectors, kMaxVectors);
-    quotient = count ? vectors / count : 0;
-    remainder = count ? vectors % count : 0;
+  // `shares`: into how many parts of about the same size panels will be dealt out, if there are
+  // enough.
+  Panels(int64_t columns_, int64_t gates_, int64_t shares = 1)
+      : columns(columns_), gates(gates_), all_vectors(ceil_div(columns_, width)) {
+    count = gates > 1 ? all_vectors : ceil_div(all_vectors, kMaxVectors);
+    if (gates == 1 && all_vectors >= kMaxVectors * shares) count = ceil_div(count, shares) * shares;
   }
-  int64_t vectors(int64_t p) const { return gates > 1 ? gates : quotient + (p < remainder); }
+  int64_t vectors(int64_t p) const { return gates > 1 ? gates : first(p + 1) - first(p); }
   // Vectors before panel p.
   int64_t first(int64_t p) const {
-    return gates > 1 ? p * gates : p * quotient + min_of(p, remainder);
+    return gates > 1 ? p * gates : count ? p * all_vectors / count : 0;
   }
   int64_t total() const { return first(count); }
   // The first matrix column of vector v of panel p, and how many of its lanes are real.
@@ -528,7 +529,12 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
       Tile<T> tile;
       memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
       const T* columns_of_a[kMaxRows];
-      for (int64_t m = 0; m < count; ++m) columns_of_a[m] = packed_a + first + m;
+      for (int64_t m = 0; m < count; ++m) {
+        columns_of_a[m] = packed_a + first + m;
+        // The product hides the time that the sums so far take to arrive.
+        for (int64_t v = 0; v < vectors; ++v)
+          __builtin_prefetch(out + (first + m) * panels.columns + panels.column(p, v), 1);
+      }
       tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel, vectors * width,
                                      tile.at);
       for (int64_t m = 0; m < count; ++m)

@@ -26,9 +26,9 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
 
   const bool keep = a.gates != nullptr, reset_after = a.reset_after;
   const T* bias_hh = static_cast<const T*>(a.bias_hh);
-  const Panels<T> all(hidden, 3);           // r z n
-  const Panels<T> reset_update(hidden, 2);  // r z
-  const Panels<T> candidate(hidden, 1);     // n
+  const Panels<T> all(hidden, 3);                             // r z n
+  const Panels<T> reset_update(hidden, 2);                    // r z
+  const Panels<T> candidate(hidden, 1, runtime.num_threads);  // n
   Walk walk(runtime, steps, batch, all.packed_size(hidden) * sizeof(T),
             all.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
   walk.fused = walk.fused && reset_after;
@@ -167,7 +167,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
 
   // The recurrent product of one step reads r z and, reset after, the hidden half of n; reset
   // before, n has a product of its own, in a second phase.
-  const Panels<T> panels(hidden, 1);
+  const Panels<T> panels(hidden, 1, runtime.num_threads);
   const T* hh = static_cast<const T*>(a.weight_hh);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps == 1);

@@ -120,7 +120,7 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
 
-  const Panels<T> panels(hidden, 1);
+  const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), gates_row, steps == 1);
   const BackwardProduct<T> recurrent{&weight_hh, 0, 1};

@@ -18,7 +18,7 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const T* h_0 = static_cast<const T*>(a.h_0);
   if (steps == 0) return copy_rows(matrix_rows(h_0, hidden), static_cast<T*>(a.h_n), batch, hidden);
 
-  const Panels<T> panels(hidden, 1);
+  const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T),
                   panels.packed_size(inputs) * sizeof(T), hidden * sizeof(T));
   const Matrix<T> weight_ih =
@@ -80,7 +80,7 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
   T* grad_pre = allocate<T>(runtime, rows * hidden);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
 
-  const Panels<T> panels(hidden, 1);
+  const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
   const BackwardProduct<T> recurrent{&weight_hh, 0, 1};
