@@ -22,6 +22,7 @@ namespace rnnfast {
 namespace {
 
 constexpr int64_t kSumBlock = 32;
+constexpr int64_t kProductDepth = 768;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxRows = 8;
 
@@ -372,9 +373,16 @@ struct Matrix {
   // tile += rows [first, first + count) of a, from a_offset on, times panel p.
   void accumulate(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
                   const Panels<T>& panels, int64_t p, T* tile) const {
+    accumulate_block(a, a_offset, first, count, panels, p, 0, depth, tile);
+  }
+
+  // The same for k in [k_begin, k_end); a block begins at a multiple of block_depth().
+  void accumulate_block(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+                        const Panels<T>& panels, int64_t p, int64_t k_begin, int64_t k_end,
+                        T* tile) const {
     const int64_t vectors = panels.vectors(p);
     const T* rows[kMaxRows] = {};
-    for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset;
+    for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset + k_begin;
     if (by_columns) return accumulate_dots(rows, count, panels, p, tile);
     int64_t step = vectors * Vector<T>::width;
     const T* panel = packed ? packed + panels.offset(depth, p) : last_panel;
@@ -382,7 +390,14 @@ struct Matrix {
       panel = by_rows + panels.column(p, 0);
       step = row_stride;
     }
-    tile_kernel<T>(vectors, count)(depth, rows, 1, panel, step, tile);
+    tile_kernel<T>(vectors, count)(k_end - k_begin, rows, 1, panel + k_begin * step, step, tile);
+  }
+
+  // Into what depths a product with many rows is cut, so that a panel's share stays in the cache
+  // while all rows pass by it. The order of every sum is that of an uncut one.
+  int64_t block_depth() const {
+    static_assert(kProductDepth % kSumBlock == 0);
+    return by_columns ? max_of(depth, 1) : kProductDepth;
   }
 
  private:
@@ -458,22 +473,32 @@ void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int
               const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
               const Matrix<T>& matrix, const T* bias) {
   constexpr int width = Vector<T>::width;
+  const int64_t block = matrix.block_depth();
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t vectors = panels.vectors(p);
-    for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
-      Tile<T> tile;
+    const auto for_each_vector = [&](int64_t first, int64_t count, const auto& body) {
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v)
-          store(tile.at + (m * vectors + v) * width,
-                bias ? load(bias + (panels.first(p) + v) * width) : Vec<T>{});
-      matrix.accumulate(a, 0, first, count, panels, p, tile.at);
-      for (int64_t m = 0; m < count; ++m) {
-        T* to = out[first + m];
-        for (int64_t v = 0; v < vectors; ++v)
-          store_first(to + panels.column(p, v), load(tile.at + (m * vectors + v) * width),
-                      panels.valid(p, v));
-      }
-    });
+          body((m * vectors + v) * width, v, out[first + m] + panels.column(p, v));
+    };
+    for (int64_t k = 0; k == 0 || k < matrix.depth; k += block) {
+      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+        Tile<T> tile;
+        for_each_vector(first, count, [&](int64_t at, int64_t v, const T* from) {
+          Vec<T> start{};
+          if (k > 0)
+            start = load_first(from, panels.valid(p, v));
+          else if (bias)
+            start = load(bias + (panels.first(p) + v) * width);
+          store(tile.at + at, start);
+        });
+        matrix.accumulate_block(a, 0, first, count, panels, p, k, min_of(matrix.depth, k + block),
+                                tile.at);
+        for_each_vector(first, count, [&](int64_t at, int64_t v, T* to) {
+          store_first(to, load(tile.at + at), panels.valid(p, v));
+        });
+      });
+    }
   }
 }
 
