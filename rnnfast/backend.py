@@ -8,6 +8,8 @@ __all__ = ["get_backend", "set_backend"]
 _BACKENDS = ("auto", "rnnfast", "torch")
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 
+_SLOW_STEPS = ("RNN_TANH", "RNN_RELU", "RNNCell", "LSTMCell")
+
 _backend = "auto"
 
 
@@ -42,20 +44,45 @@ def get_backend() -> str:
 
 
 def torch_is_faster(
-    cell: str, batch: int, seq_len: int, input_size: int, hidden_size: int, training: bool
+    kind: str,
+    dtype: torch.dtype,
+    batch: int,
+    seq_len: int,
+    input_size: int,
+    hidden_size: int,
+    training: bool,
 ) -> bool:
     """Whether torch's operator was measured to be faster than the kernels at this shape.
 
+    That is so
+
+    - while autograd records a single step of a module of which torch makes one or a few
+      operators: the kernels' autograd function is in Python, and costs more than they save;
+    - for a float32 LSTM (oneDNN in torch) with many rows whose weights, shared by the threads, are
+      about as large as a core's cache: by 1 to 7 percent.
+
     Args:
-        cell: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``.
-        batch, seq_len, input_size, hidden_size: of one layer.
+        kind: a layer's mode, ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``, or
+            ``"LSTMCell"``, ``"GRUCell"`` or ``"RNNCell"``.
+        dtype, batch, seq_len, input_size, hidden_size: of one layer.
         training: whether autograd is recording.
     """
-    return False
+    if seq_len == 1:
+        return training and kind in _SLOW_STEPS
+    if kind != "LSTM" or dtype != torch.float32 or batch < 16:
+        return False
+    threads = torch.get_num_threads()
+    share = 4 * hidden_size * (input_size + hidden_size) * dtype.itemsize / threads
+    return (0.5e6 if threads == 1 else 0.8e6) <= share < 4e6
 
 
 def auto_prefers_torch(
-    cell: str, batch: int, seq_len: int, input_size: int, hidden_size: int
+    kind: str,
+    dtype: torch.dtype,
+    batch: int,
+    seq_len: int,
+    input_size: int,
+    hidden_size: int,
 ) -> bool:
     """Whether torch's operator is to serve a call that the kernels could serve as well.
 
@@ -63,8 +90,10 @@ def auto_prefers_torch(
     """
     return (
         _backend == "auto"
-        and torch_is_faster(cell, batch, seq_len, input_size, hidden_size, torch.is_grad_enabled())
         and not torch.compiler.is_compiling()
+        and torch_is_faster(
+            kind, dtype, batch, seq_len, input_size, hidden_size, torch.is_grad_enabled()
+        )
     )
 
 

@@ -61,7 +61,7 @@ class Recurrent(nn.RNNBase):
                 if state.shape != size or state.dtype != input.dtype or not state.is_cpu:
                     return None
         if not self._kernels_only and backend.auto_prefers_torch(
-            self.mode, batch, seq_len, self.input_size, self.hidden_size
+            self.mode, input.dtype, batch, seq_len, self.input_size, self.hidden_size
         ):
             return None
 

@@ -13,8 +13,8 @@ class _Cell(nn.RNNCellBase):
     forward of torch's module, which serves it or raises torch's error.
     """
 
-    # torch's name of the equations.
-    _mode: str
+    # By what name the rule of the backend knows it.
+    _kind: str
     # How many states there are.
     _num_states = 1
     # Whether the equations are ones that torch's operators do not have.
@@ -46,7 +46,7 @@ class _Cell(nn.RNNCellBase):
                     return None
         batch = size[0] if len(size) == 2 else 1
         if not self._kernels_only and backend.auto_prefers_torch(
-            self._mode, batch, 1, self.input_size, self.hidden_size
+            self._kind, input.dtype, batch, 1, self.input_size, self.hidden_size
         ):
             return None
 
@@ -91,7 +91,7 @@ class LSTMCell(_Cell):
         if the backend ``"rnnfast"`` was asked for and cannot serve the input.
     """
 
-    _mode = "LSTM"
+    _kind = "LSTMCell"
     _num_states = 2
 
     def __init__(
@@ -148,7 +148,7 @@ class GRUCell(_Cell):
         serve the input.
     """
 
-    _mode = "GRU"
+    _kind = "GRUCell"
 
     def __init__(
         self,
@@ -232,6 +232,8 @@ class RNNCell(_Cell):
         if the backend ``"rnnfast"`` was asked for and cannot serve the input.
     """
 
+    _kind = "RNNCell"
+
     def __init__(
         self,
         input_size: int,
@@ -243,10 +245,6 @@ class RNNCell(_Cell):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
-
-    @property
-    def _mode(self) -> str:
-        return f"RNN_{self.nonlinearity.upper()}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         states = None

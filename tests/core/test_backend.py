@@ -59,8 +59,34 @@ def test_by_default_the_kernels_serve_float32_and_float64(name):
     _, ours = pair(name)
     for dtype in (torch.float32, torch.float64):
         before = kernel_calls()
-        ours.to(dtype)(example(name).to(dtype))
+        with torch.no_grad():
+            ours.to(dtype)(example(name).to(dtype))
         assert kernel_calls() > before
+
+
+@every_module
+def test_one_step_that_autograd_records_is_torchs_where_it_is_faster(name):
+    _, ours = pair(name)
+    before = kernel_calls()
+    if name in LAYERS:
+        ours(example(name)[:, :1] if ours.batch_first else example(name)[:1])
+    else:
+        ours(example(name))
+    served = kernel_calls() > before
+    assert served == (name in ("LSTM", "GRU", "GRUCell"))
+
+
+def test_an_lstm_whose_weights_fill_the_cache_is_torchs(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    input = torch.randn(2, 20, 256)  # 2.1 MB of weights
+    before = kernel_calls()
+    rnnfast.LSTM(256, 256)(input)
+    assert kernel_calls() == before
+    rnnfast.LSTM(256, 16)(input)
+    rnnfast.GRU(256, 256)(input)
+    rnnfast.LSTM(256, 256)(input[:, :4])
+    rnnfast.LSTM(256, 256).double()(input.double())
+    assert kernel_calls() >= before + 4
 
 
 @every_module
@@ -128,16 +154,16 @@ def test_the_kernels_by_name_refuse_packed_sequences_and_projections():
 def test_auto_follows_the_measured_rule(name, monkeypatch):
     seen = []
 
-    def rule(cell, batch, seq_len, input_size, hidden_size, training):
-        seen.append((cell, batch, seq_len, input_size, hidden_size, training))
+    def rule(kind, dtype, batch, seq_len, input_size, hidden_size, training):
+        seen.append((kind, dtype, batch, seq_len, input_size, hidden_size, training))
         return True
 
     monkeypatch.setattr(backend, "torch_is_faster", rule)
     theirs, ours = pair(name)
     with torch.no_grad():
         assert_torchs_own(ours, theirs, example(name))
-    cell = {"RNN": "RNN_TANH"}.get(name.removesuffix("Cell"), name.removesuffix("Cell"))
-    assert seen == [(cell, 3, 5 if name in LAYERS else 1, 4, 8, False)]
+    kind = "RNN_TANH" if name == "RNN" else name
+    assert seen == [(kind, torch.float32, 3, 5 if name in LAYERS else 1, 4, 8, False)]
     rnnfast.set_backend("rnnfast")
     before = kernel_calls()
     ours(example(name))
