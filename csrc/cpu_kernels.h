@@ -41,7 +41,7 @@ const CpuIsa* cpu_isa();
 // By name; false where there is no such ISA on this machine.
 bool set_cpu_isa(const char* name);
 
-// Each defined by its own file; null-terminated choice lives in cpu/dispatch.cpp.
+// Each defined by its own file; cpu/dispatch.cpp chooses among them.
 const CpuIsa* cpu_isa_baseline();
 const CpuIsa* cpu_isa_avx2();
 const CpuIsa* cpu_isa_avx512();

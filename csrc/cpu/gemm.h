@@ -129,9 +129,6 @@ struct Panels {
   int64_t packed_size(int64_t depth) const { return total() * width * depth; }
   // Where panel p begins in a packed matrix of that depth.
   int64_t offset(int64_t depth, int64_t p) const { return first(p) * width * depth; }
-  const T* panel(const T* packed, int64_t depth, int64_t p) const {
-    return packed + offset(depth, p);
-  }
 };
 
 // Packs B given by its columns: column c is `depth` contiguous elements at source + c * stride

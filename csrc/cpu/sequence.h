@@ -10,10 +10,9 @@ namespace {
 // reversed.
 template <class T>
 struct Sequence {
-  T* base = nullptr;
-  int64_t time = 0, row = 0, batch = 1;
+  T* base;
+  int64_t time, row, batch;
 
-  Sequence() = default;
   Sequence(T* data, int64_t time_stride, int64_t row_stride, int64_t seq_len, int64_t batch_size,
            bool reverse)
       : base(data && reverse && seq_len ? data + (seq_len - 1) * time_stride : data),
