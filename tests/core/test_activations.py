@@ -11,6 +11,8 @@ from rnnfast import _C
 
 # The bounds that csrc/cpu/activations.h states.
 ULP_BOUND = {np.float32: 3.0, np.float64: 4.0}
+# In float32 tanh is held closer: torch's own is within 0.51 ULP.
+FLOAT_TANH_BOUND = 1.1
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -65,7 +67,8 @@ def test_error_in_ulp(name, dtype):
     for x in (every_exponent(dtype, 500), dense_grid(dtype)):
         error = ulp_error(name, x)
         worst = np.argmax(error)
-        assert error[worst] <= ULP_BOUND[dtype], f"{error[worst]} ULP at {x[worst]!r}"
+        bound = FLOAT_TANH_BOUND if (name, dtype) == ("tanh", np.float32) else ULP_BOUND[dtype]
+        assert error[worst] <= bound, f"{error[worst]} ULP at {x[worst]!r}"
 
 
 @every_dtype
