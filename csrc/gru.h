@@ -8,7 +8,7 @@
 //   n = tanh(W_in x_t + b_in + W_hn (r * h_{t-1}) + b_hn)      reset before (the paper's)
 //   h_t = (1 - z) * n + z * h_{t-1}
 //
-// Sizes, strides, `reverse`, threading and accuracy: as in lstm.h.
+// Sizes, strides, packed rows, `reverse`, threading and accuracy: as in lstm.h.
 #pragma once
 
 #include "runtime.h"
@@ -19,6 +19,8 @@ struct GruForward {
   int32_t reverse, reset_after;
 
   // name                      shape        role
+  const int64_t* batch_sizes; // [T]        rows at each time index, not increasing, at most N; may
+                             //            be null (all N)
   const void* input;         // [T, N, I]   features contiguous
   int64_t input_time, input_row;
   const void* h_0;           // [N, H]      contiguous
@@ -31,7 +33,7 @@ struct GruForward {
   int64_t output_time, output_row;
   void* h_n;                 // [N, H]      contiguous
 
-  // Kept for backward (null at inference); strides are output's times 4.
+  // Kept for backward (null at inference); laid out as output is.
   // The fourth part is W_hn h_{t-1} + b_hn (reset_after) or r * h_{t-1} (reset before).
   void* gates;               // [T, N, 4H]  r z n after activation, then the fourth part
 };
@@ -42,7 +44,8 @@ struct GruBackward {
   int64_t seq_len, batch, input_size, hidden_size;
   int32_t reverse, reset_after;
 
-  const void* input;         // as in forward
+  const int64_t* batch_sizes; // as in forward
+  const void* input;
   int64_t input_time, input_row;
   const void* h_0;
   const void* weight_ih;

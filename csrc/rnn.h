@@ -6,7 +6,7 @@
 //
 // Backward needs nothing but output: tanh' = 1 - h^2, relu' = 0 where h <= 0, else 1
 // (so NaN passes).
-// Sizes, strides, `reverse`, threading and accuracy: as in lstm.h.
+// Sizes, strides, packed rows, `reverse`, threading and accuracy: as in lstm.h.
 #pragma once
 
 #include "runtime.h"
@@ -17,6 +17,8 @@ struct RnnForward {
   int32_t reverse, relu;
 
   // name                      shape        role
+  const int64_t* batch_sizes; // [T]        rows at each time index, not increasing, at most N; may
+                             //            be null (all N)
   const void* input;         // [T, N, I]   features contiguous
   int64_t input_time, input_row;
   const void* h_0;           // [N, H]      contiguous
@@ -36,7 +38,8 @@ struct RnnBackward {
   int64_t seq_len, batch, input_size, hidden_size;
   int32_t reverse, relu;
 
-  const void* input;         // as in forward
+  const int64_t* batch_sizes; // as in forward
+  const void* input;
   int64_t input_time, input_row;
   const void* h_0;
   const void* weight_ih;

@@ -3,6 +3,7 @@
 from rnnfast import ops, reference
 from rnnfast._extension import build_info, cpu_isa, cpu_isas, set_cpu_isa
 from rnnfast.backend import get_backend, set_backend
+from rnnfast.convert import accelerate, patched, restore
 from rnnfast.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __version__ = build_info()["version"]
@@ -14,12 +15,15 @@ __all__ = [
     "LSTMCell",
     "RNN",
     "RNNCell",
+    "accelerate",
     "build_info",
     "cpu_isa",
     "cpu_isas",
     "get_backend",
     "ops",
+    "patched",
     "reference",
+    "restore",
     "set_backend",
     "set_cpu_isa",
 ]

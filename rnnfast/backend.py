@@ -1,4 +1,6 @@
-"""Which implementation serves a module's call: the kernels or torch's own operators."""
+"""Which implementation serves a module's call, kernels or torch's own operators, in what dtype."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -6,7 +8,12 @@ from torch import Tensor
 __all__ = ["get_backend", "set_backend"]
 
 _BACKENDS = ("auto", "rnnfast", "torch")
-_KERNEL_DTYPES = (torch.float32, torch.float64)
+# The half types are computed in float32.
+_KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# Whose results have the autocast dtype under autocast on the CPU, as torch's own; those of the
+# others have the dtype of the input.
+_LOWERED = ("LSTM", "RNN_TANH", "RNN_RELU", "RNNCell")
 
 _SLOW_STEPS = ("RNN_TANH", "RNN_RELU", "RNNCell", "LSTMCell")
 
@@ -19,10 +26,11 @@ def set_backend(backend: str) -> None:
     Args:
         backend: one of
 
-            - ``"auto"`` (the default): this package's kernels for what they can serve (float32 and
-              float64 tensors on the CPU, outside autocast), save shapes where torch was measured
-              to be faster; torch's own operators, with torch's results, for everything else
-              (other devices and dtypes, autocast, ``PackedSequence``, ``proj_size``).
+            - ``"auto"`` (the default): this package's kernels for what they can serve (floating
+              point tensors on the CPU), save shapes where torch was measured to be faster; torch's
+              own operators, with torch's results, for everything else (other devices). With
+              :func:`torch.use_deterministic_algorithms` no shape is saved, for torch's bits
+              depend on the rest of the batch and on the number of threads.
             - ``"rnnfast"``: always the kernels; a call they cannot serve raises ``RuntimeError``.
             - ``"torch"``: always torch's own operators.
 
@@ -86,46 +94,78 @@ def auto_prefers_torch(
 ) -> bool:
     """Whether torch's operator is to serve a call that the kernels could serve as well.
 
-    Never under ``torch.compile``, which does not trace torch's operators.
+    Never under ``torch.compile``, which does not trace torch's operators, under autocast, whose
+    lower precision the kernels need not take, and where deterministic algorithms are asked for.
     """
     return (
         _backend == "auto"
+        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch.are_deterministic_algorithms_enabled()
         and torch_is_faster(
             kind, dtype, batch, seq_len, input_size, hidden_size, torch.is_grad_enabled()
         )
     )
 
 
-def use_kernels(owner: str, input: object, *, proj_size: int = 0, required: bool = False) -> bool:
+def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
     """Whether the kernels, not torch's operators, serve this kind of input.
 
     Args:
         owner: the module's name, for the message.
-        input: what the module was called with.
-        proj_size: the module's.
+        input: what the module was called with; of a PackedSequence, its data.
         required: torch's operators do not have what the module computes.
 
     Raises:
         RuntimeError: if the kernels are required or were asked for by name, and cannot serve it.
     """
-    if (
-        not proj_size
-        and isinstance(input, Tensor)
-        and input.is_cpu
-        and input.dtype in _KERNEL_DTYPES
-        and not torch.is_autocast_enabled("cpu")
-    ):
+    if isinstance(input, Tensor) and input.is_cpu and input.dtype in _KERNEL_DTYPES:
         return required or _backend != "torch"
     if required or _backend == "rnnfast":
-        reason = "torch lacks its equations" if required else "the backend is set to 'rnnfast'"
-        projected = f" with proj_size={proj_size}" if proj_size else ""
+        reason = "torch lacks what it computes" if required else "the backend is set to 'rnnfast'"
         raise RuntimeError(
-            f"{owner} has to run on rnnfast's kernels ({reason}), which serve float32 and float64 "
-            "tensors on the CPU, outside autocast and without proj_size; "
-            f"got {describe(input)}{projected}"
+            f"{owner} has to run on rnnfast's kernels ({reason}), which serve floating point "
+            f"tensors on the CPU; got {describe(input)}"
         )
     return False
+
+
+def dtypes(kind: str, input_dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+    """In what dtype the kernels compute, and that of the results.
+
+    Args:
+        kind: as for :func:`torch_is_faster`.
+        input_dtype: of the input.
+    """
+    if input_dtype == torch.float64:
+        return input_dtype, input_dtype
+    if kind in _LOWERED and torch.is_autocast_enabled("cpu"):
+        return torch.float32, torch.get_autocast_dtype("cpu")
+    return torch.float32, input_dtype
+
+
+def same_kind(tensor: Tensor, input: Tensor) -> bool:
+    """Whether a weight or a state may go with this input: on the CPU as it is, of the same dtype
+    or, under autocast, one that autocast would cast."""
+    dtype = tensor.dtype
+    if dtype != input.dtype and not (
+        torch.is_autocast_enabled("cpu")
+        and torch.float64 not in (dtype, input.dtype)
+        and dtype in _KERNEL_DTYPES
+    ):
+        return False
+    return tensor.is_cpu
+
+
+def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
+
+
+def without_autocast() -> AbstractContextManager:
+    """For the kernels and their twins, whose dtype is settled."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()
 
 
 def describe(value: object) -> str:
@@ -133,4 +173,5 @@ def describe(value: object) -> str:
     if not isinstance(value, Tensor):
         return "None" if value is None else f"a {type(value).__name__}"
     text = f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
-    return f"{text} under autocast" if torch.is_autocast_enabled(value.device.type) else text
+    on_cpu = value.device.type == "cpu"
+    return f"{text} under autocast" if on_cpu and torch.is_autocast_enabled("cpu") else text

@@ -3,9 +3,10 @@ r"""The operators: one layer, one direction, a whole sequence, through torch's d
 The schemas and CPU kernels are registered by the compiled extension; this module adds what torch
 needs to trace them (fake kernels) and to differentiate them (autograd formulas), and the functions
 to call them by. These choose the operator: the `_inference` one, which keeps nothing and has no
-autograd wrapper, where no gradient is recorded, and the plain-torch twin in
-:mod:`rnnfast.reference`, right but slow, under forward-mode differentiation and the transforms of
-``torch.func``, for which the kernels have no rule.
+autograd wrapper, where no gradient is recorded; and the plain-torch twin in
+:mod:`rnnfast.reference`, right but slow, where the kernels have no rule: under forward-mode
+differentiation, the transforms of ``torch.func``, and for derivatives of derivatives
+(``create_graph=True``).
 
 Shapes throughout: `input` is `(seq_len, batch, input_size)`, or `(batch, seq_len, input_size)` with
 ``batch_first=True``, in any strides; `output` is contiguous in the same layout; states are
@@ -13,7 +14,14 @@ Shapes throughout: `input` is `(seq_len, batch, input_size)`, or `(batch, seq_le
 initial one. With ``reverse=True`` time runs from the last index to the first: each output stays at
 its time index, and the final state is the one after index 0. Every tensor of a call has the same
 dtype, float32 or float64.
+
+With `batch_sizes`, rows are packed as in :class:`torch.nn.utils.rnn.PackedSequence`: an int64 CPU
+tensor `(seq_len)`, not increasing, says how many rows take part at each time index; sequences are
+`(batch_sizes.sum(), features)`, the rows of index 0 first. A row's final state is the one after its
+own last step; a row that takes part in none keeps its initial state.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,7 +35,7 @@ __all__ = ["gru", "lstm", "rnn"]
 _ops = torch.ops.rnnfast
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether forward-mode differentiation or a transform of ``torch.func`` is at work.
 
     torch has no public name to ask by.
@@ -52,11 +60,15 @@ def lstm(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    weight_hr: Tensor | None = None,
     *,
+    batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+    return_cells: bool = False,
+) -> tuple[Tensor, ...]:
+    r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
+    projection: Sak et al. 2014).
 
     .. math::
         i_t &= \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi}) \\
@@ -64,7 +76,7 @@ def lstm(
         g_t &= \tanh(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
         o_t &= \sigma(W_{io} x_t + b_{io} + W_{ho} h_{t-1} + b_{ho}) \\
         c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
-        h_t &= o_t \odot \tanh(c_t)
+        h_t &= o_t \odot \tanh(c_t) \text{, projected: } W_{hr} (o_t \odot \tanh(c_t))
 
     Args:
         input: the sequence, `(seq_len, batch, input_size)`.
@@ -72,23 +84,28 @@ def lstm(
         weight_ih: `(4 * hidden_size, input_size)`, gates in the order i, f, g, o.
         weight_hh: `(4 * hidden_size, hidden_size)`.
         bias_ih, bias_hh: `(4 * hidden_size)`, either or both ``None`` for zero.
+        weight_hr: `(proj_size, hidden_size)` or ``None``. With it, h_0, h_n and output have
+            `proj_size` features, and weight_hh is `(4 * hidden_size, proj_size)`.
+        batch_sizes: how rows are packed, `(seq_len)`, or ``None``.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
+        return_cells: also returns :math:`c_t` of every step.
 
     Returns:
-        output `(seq_len, batch, hidden_size)`, h_n and c_n `(batch, hidden_size)`.
+        output `(seq_len, batch, hidden_size)`, h_n and c_n `(batch, hidden_size)`, and, if asked
+        for, all cell states, laid out as output.
     """
-    if _transformed():
+    inputs = (input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    if transformed():
         run = reference.lstm
-    elif _records_gradient(weight_ih, input, weight_hh, bias_ih, bias_hh, h_0, c_0):
+    elif return_cells:
         run = _ops.lstm.default
-    else:
+    elif not _records_gradient(*inputs):
         run = _ops.lstm_inference.default
-    return run(
-        *(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh),
-        batch_first=batch_first,
-        reverse=reverse,
-    )[:3]
+    else:
+        run = _ops.lstm.default
+    results = run(*inputs, batch_sizes=batch_sizes, batch_first=batch_first, reverse=reverse)
+    return results[: 4 if return_cells else 3]
 
 
 def gru(
@@ -99,6 +116,7 @@ def gru(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     *,
+    batch_sizes: Tensor | None = None,
     reset_after: bool = True,
     batch_first: bool = False,
     reverse: bool = False,
@@ -120,6 +138,7 @@ def gru(
         weight_ih: `(3 * hidden_size, input_size)`, gates in the order r, z, n.
         weight_hh: `(3 * hidden_size, hidden_size)`.
         bias_ih, bias_hh: `(3 * hidden_size)`, either or both ``None`` for zero.
+        batch_sizes: how rows are packed, `(seq_len)`, or ``None``.
         reset_after: whether the reset gate acts after the recurrent product or before it.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
@@ -127,14 +146,16 @@ def gru(
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
     """
-    if _transformed():
+    inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
+    if transformed():
         run = reference.gru
-    elif _records_gradient(weight_ih, input, weight_hh, bias_ih, bias_hh, h_0):
-        run = _ops.gru.default
-    else:
+    elif not _records_gradient(*inputs):
         run = _ops.gru_inference.default
+    else:
+        run = _ops.gru.default
     return run(
-        *(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh),
+        *inputs,
+        batch_sizes=batch_sizes,
         reset_after=reset_after,
         batch_first=batch_first,
         reverse=reverse,
@@ -149,6 +170,7 @@ def rnn(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     *,
+    batch_sizes: Tensor | None = None,
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     reverse: bool = False,
@@ -165,6 +187,7 @@ def rnn(
         weight_ih: `(hidden_size, input_size)`.
         weight_hh: `(hidden_size, hidden_size)`.
         bias_ih, bias_hh: `(hidden_size)`, either or both ``None`` for zero.
+        batch_sizes: how rows are packed, `(seq_len)`, or ``None``.
         nonlinearity: ``"tanh"`` or ``"relu"``.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
@@ -172,25 +195,31 @@ def rnn(
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
     """
-    if _transformed():
+    inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
+    if transformed():
         run = reference.rnn
-    elif _records_gradient(weight_ih, input, weight_hh, bias_ih, bias_hh, h_0):
-        run = _ops.rnn.default
-    else:
+    elif not _records_gradient(*inputs):
         run = _ops.rnn_inference.default
+    else:
+        run = _ops.rnn.default
     return run(
-        *(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh),
+        *inputs,
+        batch_sizes=batch_sizes,
         nonlinearity=nonlinearity,
         batch_first=batch_first,
         reverse=reverse,
-    )
+    )[:2]
 
 
 # Fake kernels: shapes and strides, no values.
 
 
-def _like_output(input: Tensor, features: int) -> Tensor:
-    return input.new_empty(*input.shape[:2], features)
+def _like_input(input: Tensor, features: int) -> Tensor:
+    return input.new_empty(*input.shape[:-1], features)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
 
 
 def _gradient(needed: bool, like: Tensor, *shape: int) -> Tensor:
@@ -199,28 +228,28 @@ def _gradient(needed: bool, like: Tensor, *shape: int) -> Tensor:
 
 
 @register_fake("rnnfast::lstm")
-def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, *, batch_first=False, reverse=False):
-    hidden_size = weight_hh.size(1)
+def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, **options):
+    hidden_size = c_0.size(1)
     return (
-        _like_output(input, hidden_size),
-        h_0.new_empty(h_0.shape),
-        c_0.new_empty(c_0.shape),
-        _like_output(input, 4 * hidden_size),
-        _like_output(input, hidden_size),
+        _like_input(input, h_0.size(1)),
+        _like(h_0),
+        _like(c_0),
+        _like_input(input, hidden_size),
+        _like_input(input, 4 * hidden_size),
     )
 
 
 @register_fake("rnnfast::lstm_inference")
-def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, *, batch_first=False, reverse=False):
-    output = _like_output(input, weight_hh.size(1))
-    return output, h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
+def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, **options):
+    return _like_input(input, h_0.size(1)), _like(h_0), _like(c_0)
 
 
 @register_fake("rnnfast::lstm_backward")
 def _(
-    grad_output, grad_h_n, grad_c_n, input, h_0, c_0, weight_ih, weight_hh, output, gates, cells,
-    *, batch_first=False, reverse=False, need_input=True, need_weights=True, need_bias=True,
+    grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weight_ih, weight_hh, weight_hr,
+    output, cells, gates, *, need_input=True, need_weights=True, need_bias=True, **options,
 ):  # fmt: skip
+    projected = weight_hr is not None
     return (
         _gradient(need_input, input),
         _gradient(True, h_0),
@@ -228,35 +257,27 @@ def _(
         _gradient(need_weights, weight_ih),
         _gradient(need_weights, weight_hh),
         _gradient(need_bias, weight_hh, weight_hh.size(0)),
+        _gradient(need_weights and projected, weight_hr if projected else weight_hh),
     )
 
 
 @register_fake("rnnfast::gru")
-def _(
-    input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-    *, reset_after=True, batch_first=False, reverse=False,
-):  # fmt: skip
-    hidden_size = weight_hh.size(1)
-    return (
-        _like_output(input, hidden_size),
-        h_0.new_empty(h_0.shape),
-        _like_output(input, 4 * hidden_size),
-    )
+def _(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, **options):
+    hidden_size = h_0.size(1)
+    return _like_input(input, hidden_size), _like(h_0), _like_input(input, 4 * hidden_size)
 
 
 @register_fake("rnnfast::gru_inference")
-def _(
-    input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-    *, reset_after=True, batch_first=False, reverse=False,
-):  # fmt: skip
-    return _like_output(input, weight_hh.size(1)), h_0.new_empty(h_0.shape)
+@register_fake("rnnfast::rnn")
+@register_fake("rnnfast::rnn_inference")
+def _(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, **options):
+    return _like_input(input, h_0.size(1)), _like(h_0)
 
 
 @register_fake("rnnfast::gru_backward")
 def _(
     grad_output, grad_h_n, input, h_0, weight_ih, weight_hh, output, gates,
-    *, reset_after=True, batch_first=False, reverse=False,
-    need_input=True, need_weights=True, need_bias=True,
+    *, need_input=True, need_weights=True, need_bias=True, **options,
 ):  # fmt: skip
     return (
         _gradient(need_input, input),
@@ -268,20 +289,10 @@ def _(
     )
 
 
-@register_fake("rnnfast::rnn")
-@register_fake("rnnfast::rnn_inference")
-def _(
-    input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-    *, nonlinearity="tanh", batch_first=False, reverse=False,
-):  # fmt: skip
-    return _like_output(input, weight_hh.size(1)), h_0.new_empty(h_0.shape)
-
-
 @register_fake("rnnfast::rnn_backward")
 def _(
     grad_output, grad_h_n, input, h_0, weight_ih, weight_hh, output,
-    *, nonlinearity="tanh", batch_first=False, reverse=False,
-    need_input=True, need_weights=True, need_bias=True,
+    *, need_input=True, need_weights=True, need_bias=True, **options,
 ):  # fmt: skip
     return (
         _gradient(need_input, input),
@@ -300,82 +311,108 @@ def _(
 _library = torch.library.Library("rnnfast", "IMPL")
 
 
-def _register_autograd(cell: str, num_states: int) -> None:
+def _composite_gradients(
+    twin: Callable, options: dict, inputs: tuple, needed: tuple[bool, ...], grad_results: tuple
+) -> list[Tensor | None]:
+    """The gradients of the inputs that need them, differentiable again, by autograd on the twin."""
+    with torch.enable_grad():
+        # A fresh name for each, for one input may have been computed from another.
+        inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+        results = twin(*inputs, **options)
+        pairs = [
+            (result, grad)
+            for result, grad in zip(results, grad_results, strict=False)
+            if grad is not None and result.requires_grad
+        ]
+        wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        if not pairs or not wanted:
+            return [None] * len(inputs)
+        gradients = iter(
+            torch.autograd.grad(
+                [result for result, _ in pairs],
+                wanted,
+                [grad for _, grad in pairs],
+                create_graph=True,
+                allow_unused=True,
+            )
+        )
+    return [next(gradients) if need else None for need in needed]
+
+
+def _register_autograd(cell: str, num_states: int, num_results: int, twin: Callable) -> None:
     """Makes an operator differentiable, by its backward operator.
 
-    The operator returns its output, the final states, and what it kept for backward. The backward
-    operator takes the gradients of output and states, all inputs but the biases, output, and what
-    was kept. It gives the gradients of the states always, and those of the input, of both weights
-    and of the biases when told to.
+    The forward operator takes input, initial states, both weights, both biases and what else there
+    is. It returns output, final states, then what it keeps for backward; the first `num_results` of
+    these are differentiable. The backward operator takes the gradients of those, all inputs but the
+    biases, and all results but the final states. It gives the gradients of the inputs in their
+    order, with one or two for the biases: of the states always, of the input, of the weights and of
+    the biases when told to.
+
+    Args:
+        cell: the forward operator's name; the other's ends in ``_backward``.
+        num_states: how many states the cell has.
+        num_results: how many results are differentiable.
+        twin: the same function in plain torch, for derivatives of derivatives.
     """
     forward_op = getattr(_ops, cell).default
     backward_op = getattr(_ops, f"{cell}_backward").default
-    num_results = 1 + num_states
+    num_inputs = sum(not argument.kwarg_only for argument in forward_op._schema.arguments)
+    biases = slice(num_states + 3, num_states + 5)
 
     class Derivative(torch.autograd.Function):
         @staticmethod
         def forward(ctx, options, *inputs):
             with torch._C._AutoDispatchBelowAutograd():
                 results = forward_op(*inputs, **options)
-            kept = results[num_results:]
-            ctx.mark_non_differentiable(*kept)
+            ctx.mark_non_differentiable(*results[num_results:])
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*inputs[:-2], results[0], *kept)
+            ctx.save_for_backward(*inputs, results[0], *results[1 + num_states :])
             ctx.options = options
             return results
 
         @staticmethod
         def backward(ctx, *grad_results):
             needed = ctx.needs_input_grad[1:]
-            need_input, *_, need_weight_ih, need_weight_hh, need_bias_ih, need_bias_hh = needed
+            saved = ctx.saved_tensors  # once: each access is one of checkpoint's unpackings
+            inputs, kept = saved[:num_inputs], saved[num_inputs:]
+            grad_results = grad_results[:num_results]
+            if torch.is_grad_enabled() or transformed():
+                return None, *_composite_gradients(twin, ctx.options, inputs, needed, grad_results)
+            need_bias_ih, need_bias_hh = needed[biases]
             gradients = backward_op(
-                *grad_results[:num_results],
-                *ctx.saved_tensors,
+                *grad_results,
+                *inputs[: biases.start],
+                *inputs[biases.stop :],
+                *kept,
                 **ctx.options,
-                need_input=need_input,
-                need_weights=need_weight_ih or need_weight_hh,
+                need_input=needed[0],
+                need_weights=any(needed[biases.start - 2 : biases.start] + needed[biases.stop :]),
                 need_bias=need_bias_ih or need_bias_hh,
             )
             if len(gradients) < len(needed):
                 # One gradient for both biases. Were it one tensor, too, an update in place of one
                 # would change the other.
-                grad_bias = gradients[-1]
-                both = need_bias_ih and need_bias_hh
-                gradients = (*gradients, grad_bias.clone() if both else grad_bias)
+                grad_bias = gradients[biases.start]
+                both = grad_bias.clone() if need_bias_ih and need_bias_hh else grad_bias
+                gradients = (*gradients[: biases.start], both, *gradients[biases.start :])
             return None, *(
                 gradient if need else None for need, gradient in zip(needed, gradients, strict=True)
             )
 
-    class SecondDerivative(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, options, *inputs):
-            with torch._C._AutoDispatchBelowAutograd():
-                return backward_op(*inputs, **options)
+    # By this name it appears as grad_fn.
+    function = type(forward_op.name().replace("::", "_"), (Derivative,), {})
 
-        @staticmethod
-        def backward(ctx, *gradients):
-            raise RuntimeError(
-                "rnnfast's kernels have no second derivative: backward through the gradients that "
-                "create_graph=True gave is not possible. The functions of rnnfast.reference are "
-                "differentiable any number of times."
-            )
+    def kernel(*inputs, **options):
+        if torch.is_grad_enabled():
+            inputs += (None,) * (num_inputs - len(inputs))  # defaults that were left out
+            return function.apply(options, *inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return forward_op(*inputs, **options)
 
-    def register(op, function: type[torch.autograd.Function]) -> None:
-        # By this name it appears as grad_fn.
-        function = type(op.name().replace("::", "_"), (function,), {})
-
-        def kernel(*inputs, **options):
-            if torch.is_grad_enabled():
-                return function.apply(options, *inputs)
-            with torch._C._AutoDispatchBelowAutograd():
-                return op(*inputs, **options)
-
-        _library.impl(op, kernel, "Autograd")
-
-    register(forward_op, Derivative)
-    register(backward_op, SecondDerivative)
+    _library.impl(forward_op, kernel, "Autograd")
 
 
-_register_autograd("lstm", num_states=2)
-_register_autograd("gru", num_states=1)
-_register_autograd("rnn", num_states=1)
+_register_autograd("lstm", 2, 4, reference.lstm)
+_register_autograd("gru", 1, 2, reference.gru)
+_register_autograd("rnn", 1, 2, reference.rnn)

@@ -7,11 +7,17 @@ are loops over time: right, not fast.
 
 Shapes are those of one layer in one direction: `input` is `(seq_len, batch, input_size)`, or
 `(batch, seq_len, input_size)` with ``batch_first=True``; every sequence returned has the same
-layout; states are `(batch, hidden_size)`. With ``reverse=True`` time runs from the last index to
-the first: each output stays at its time index, and the final state is the one after index 0.
-"""
+layout; states are `(batch, features)`. With ``reverse=True`` time runs from the last index to the
+first: each output stays at its time index, and the final state is the one after index 0.
 
-from collections.abc import Iterable
+With `batch_sizes` the rows are packed as in :class:`torch.nn.utils.rnn.PackedSequence`:
+`batch_sizes` `(seq_len)` is a non-increasing int64 tensor on the CPU, and of time index `t` the
+first ``batch_sizes[t]`` rows of the batch have a step. `input` is `(sum(batch_sizes), input_size)`,
+those rows of index 0, then those of index 1 and so on, whatever `batch_first` is; sequences are
+returned likewise. A row without a step at some index keeps its state: forwards after its last step,
+and with ``reverse=True`` before its first. So a final state is the one after the row's own last
+step in that direction, and the initial one where it has none.
+"""
 
 import torch
 from torch import Tensor
@@ -20,19 +26,41 @@ from torch.nn.functional import linear
 __all__ = ["gru", "lstm", "rnn"]
 
 
-def _time_steps(input: Tensor, batch_first: bool, reverse: bool) -> list[Tensor]:
-    """The inputs `(batch, input_size)` of all steps, in the order in which they are taken."""
-    steps = list(input.unbind(1 if batch_first else 0))
+def _time_steps(
+    input: Tensor, batch_sizes: Tensor | None, batch_first: bool, reverse: bool
+) -> list[tuple[Tensor, slice]]:
+    """The steps in the order in which they are taken: the input `(rows, input_size)` of each, and
+    which rows of the states these are."""
+    if batch_sizes is None:
+        steps = [(x, slice(None)) for x in input.unbind(1 if batch_first else 0)]
+    else:
+        sizes = batch_sizes.tolist()
+        steps = [(x, slice(size)) for x, size in zip(input.split(sizes), sizes, strict=True)]
     return steps[::-1] if reverse else steps
 
 
-def _sequence(steps: Iterable[Tensor], input: Tensor, features: int, batch_first: bool,
-              reverse: bool) -> Tensor:  # fmt: skip
-    """Stacks what the steps gave back into the layout of `input`."""
-    steps = list(steps)
+def _merge(new: Tensor, state: Tensor) -> Tensor:
+    """The state after a step: `new` for the first rows, which took it; the others as before."""
+    untouched = state[new.size(0) :]
+    return torch.cat((new, untouched)) if untouched.size(0) else new
+
+
+def _sequence(
+    steps: list[Tensor],
+    input: Tensor,
+    features: int,
+    batch_sizes: Tensor | None,
+    batch_first: bool,
+    reverse: bool,
+) -> Tensor:
+    """Puts what the steps gave back into the layout of `input`."""
     if not steps:
-        return input.new_empty(*input.shape[:2], features)
-    return torch.stack(steps[::-1] if reverse else steps, dim=1 if batch_first else 0)
+        return input.new_empty(*input.shape[:-1], features)
+    if reverse:
+        steps = steps[::-1]
+    if batch_sizes is None:
+        return torch.stack(steps, dim=1 if batch_first else 0)
+    return torch.cat(steps)
 
 
 def lstm(
@@ -43,11 +71,14 @@ def lstm(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    weight_hr: Tensor | None = None,
     *,
+    batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+    r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
+    projection: Sak et al. 2014).
 
     .. math::
         i_t &= \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi}) \\
@@ -55,34 +86,41 @@ def lstm(
         g_t &= \tanh(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
         o_t &= \sigma(W_{io} x_t + b_{io} + W_{ho} h_{t-1} + b_{ho}) \\
         c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
-        h_t &= o_t \odot \tanh(c_t)
+        h_t &= o_t \odot \tanh(c_t) && \text{without weight\_hr} \\
+        h_t &= W_{hr} (o_t \odot \tanh(c_t)) && \text{with weight\_hr}
 
     Shape:
         - weight_ih: `(4 * hidden_size, input_size)`, gates in the order i, f, g, o
         - weight_hh: `(4 * hidden_size, hidden_size)`; bias_ih, bias_hh: `(4 * hidden_size)`
+        - weight_hr: `(proj_size, hidden_size)`; weight_hh is then `(4 * hidden_size, proj_size)`,
+          and h_0, h_n and output have `proj_size` features
 
     Returns:
-        output, h_n, c_n, gates `(..., 4 * hidden_size)` (i, f, g, o after activation) and
-        cells `(..., hidden_size)` (c_t of every step).
+        output, h_n, c_n, cells `(..., hidden_size)` (c_t of every step) and gates
+        `(..., 4 * hidden_size)` (i, f, g, o after activation).
     """
     h, c = h_0, c_0
     outputs, gates, cells = [], [], []
-    for x in _time_steps(input, batch_first, reverse):
-        pre = linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh)
+    for x, rows in _time_steps(input, batch_sizes, batch_first, reverse):
+        pre = linear(x, weight_ih, bias_ih) + linear(h[rows], weight_hh, bias_hh)
         i, f, g, o = pre.chunk(4, dim=-1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-        c = f * c + i * g
-        h = o * c.tanh()
-        outputs.append(h)
+        c_t = f * c[rows] + i * g
+        h_t = o * c_t.tanh()
+        if weight_hr is not None:
+            h_t = linear(h_t, weight_hr)
+        outputs.append(h_t)
         gates.append(torch.cat((i, f, g, o), dim=-1))
-        cells.append(c)
-    hidden_size = h_0.size(-1)
+        cells.append(c_t)
+        h, c = _merge(h_t, h), _merge(c_t, c)
+    layout = (batch_sizes, batch_first, reverse)
+    hidden_size = c_0.size(-1)
     return (
-        _sequence(outputs, input, hidden_size, batch_first, reverse),
+        _sequence(outputs, input, h_0.size(-1), *layout),
         h,
         c,
-        _sequence(gates, input, 4 * hidden_size, batch_first, reverse),
-        _sequence(cells, input, hidden_size, batch_first, reverse),
+        _sequence(cells, input, hidden_size, *layout),
+        _sequence(gates, input, 4 * hidden_size, *layout),
     )
 
 
@@ -94,6 +132,7 @@ def gru(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     *,
+    batch_sizes: Tensor | None = None,
     reset_after: bool = True,
     batch_first: bool = False,
     reverse: bool = False,
@@ -123,22 +162,25 @@ def gru(
     bias_rz, bias_n = bias_hh.split(split) if bias_hh is not None else (None, None)
     h = h_0
     outputs, gates = [], []
-    for x in _time_steps(input, batch_first, reverse):
+    for x, rows in _time_steps(input, batch_sizes, batch_first, reverse):
+        h_before = h[rows]
         pre_rz, pre_n = linear(x, weight_ih, bias_ih).split(split, dim=-1)
-        r, z = (pre_rz + linear(h, weight_rz, bias_rz)).sigmoid().chunk(2, dim=-1)
+        r, z = (pre_rz + linear(h_before, weight_rz, bias_rz)).sigmoid().chunk(2, dim=-1)
         if reset_after:
-            fourth = linear(h, weight_n, bias_n)
+            fourth = linear(h_before, weight_n, bias_n)
             n = (pre_n + r * fourth).tanh()
         else:
-            fourth = r * h
+            fourth = r * h_before
             n = (pre_n + linear(fourth, weight_n, bias_n)).tanh()
-        h = (1 - z) * n + z * h
-        outputs.append(h)
+        h_t = (1 - z) * n + z * h_before
+        outputs.append(h_t)
         gates.append(torch.cat((r, z, n, fourth), dim=-1))
+        h = _merge(h_t, h)
+    layout = (batch_sizes, batch_first, reverse)
     return (
-        _sequence(outputs, input, hidden_size, batch_first, reverse),
+        _sequence(outputs, input, hidden_size, *layout),
         h,
-        _sequence(gates, input, 4 * hidden_size, batch_first, reverse),
+        _sequence(gates, input, 4 * hidden_size, *layout),
     )
 
 
@@ -150,6 +192,7 @@ def rnn(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     *,
+    batch_sizes: Tensor | None = None,
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     reverse: bool = False,
@@ -170,7 +213,8 @@ def rnn(
     activation = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
     h = h_0
     outputs = []
-    for x in _time_steps(input, batch_first, reverse):
-        h = activation(linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh))
-        outputs.append(h)
-    return _sequence(outputs, input, h_0.size(-1), batch_first, reverse), h
+    for x, rows in _time_steps(input, batch_sizes, batch_first, reverse):
+        h_t = activation(linear(x, weight_ih, bias_ih) + linear(h[rows], weight_hh, bias_hh))
+        outputs.append(h_t)
+        h = _merge(h_t, h)
+    return _sequence(outputs, input, h_0.size(-1), batch_sizes, batch_first, reverse), h

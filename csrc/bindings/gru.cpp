@@ -18,9 +18,10 @@ using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& weight_ih,
                     const Tensor& weight_hh, const OptionalTensor& bias_ih,
-                    const OptionalTensor& bias_hh, bool reset_after, bool batch_first, bool reverse,
-                    bool keep) {
-  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_first);
+                    const OptionalTensor& bias_hh, const OptionalTensor& batch_sizes,
+                    bool reset_after, bool batch_first, bool reverse, bool keep) {
+  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, std::nullopt,
+                    batch_sizes, batch_first);
   Tensor output = layer.empty_sequence(layer.hidden_size);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
   Tensor gates = keep ? layer.empty_sequence(kKeptGates * layer.hidden_size) : output;
@@ -39,30 +40,31 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
 }
 
 Forward gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, bool reset_after, bool batch_first, bool reverse) {
+            OptionalTensor bias_hh, OptionalTensor batch_sizes, bool reset_after, bool batch_first,
+            bool reverse) {
   return run_forward("rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     reset_after, batch_first, reverse, true);
+                     batch_sizes, reset_after, batch_first, reverse, true);
 }
 
 Inference gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
-                        OptionalTensor bias_ih, OptionalTensor bias_hh, bool reset_after,
-                        bool batch_first, bool reverse) {
+                        OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor batch_sizes,
+                        bool reset_after, bool batch_first, bool reverse) {
   const auto [output, h_n, gates] =
       run_forward("rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  reset_after, batch_first, reverse, false);
+                  batch_sizes, reset_after, batch_first, reverse, false);
   return {output, h_n};
 }
 
 Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates,
-                      bool reset_after, bool batch_first, bool reverse, bool need_input,
-                      bool need_weights, bool need_bias) {
+                      OptionalTensor batch_sizes, bool reset_after, bool batch_first, bool reverse,
+                      bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::gru_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
-                    std::nullopt, batch_first);
+                    std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
   const Tensor states = layer.checked_sequence("output", output, hidden);
   const Tensor kept_gates = layer.checked_sequence("gates", gates, kKeptGates * hidden);
-  const auto grad_states = layer.gradient("grad_output", grad_output);
+  const auto grad_states = layer.gradient("grad_output", grad_output, hidden);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
   const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);
   Tensor grad_bias_ih = layer.empty_if(need_bias, {kGates * hidden});

@@ -36,9 +36,12 @@ void check_dimensions(const char* op, const char* name, const Tensor& tensor, in
          shape_text(tensor.sizes()));
 }
 
-const Tensor& three_dimensional(const char* op, const Tensor& input, bool batch_first) {
-  check_dimensions(op, "input", input, 3,
-                   batch_first ? "[batch, seq_len, input_size]" : "[seq_len, batch, input_size]");
+const Tensor& checked_input(const char* op, const Tensor& input, bool packed, bool batch_first) {
+  if (packed && batch_first) fail(op, ": batch_first must be False where batch_sizes are given");
+  check_dimensions(op, "input", input, packed ? 2 : 3,
+                   packed        ? "[rows, input_size]"
+                   : batch_first ? "[batch, seq_len, input_size]"
+                                 : "[seq_len, batch, input_size]");
   if (input.scalar_type() != ScalarType::Float && input.scalar_type() != ScalarType::Double)
     fail(op, ": input must have dtype Float or Double, but got ",
          torch::headeronly::toString(input.scalar_type()));
@@ -50,33 +53,67 @@ Tensor packed(const Tensor& tensor) {
 }
 
 bool features_contiguous(const Tensor& tensor) {
-  return tensor.stride(2) == 1 || tensor.size(2) <= 1;
+  const int64_t features = tensor.dim() - 1;
+  return tensor.stride(features) == 1 || tensor.size(features) <= 1;
+}
+
+OptionalTensor contiguous_sizes(const char* op, const OptionalTensor& batch_sizes) {
+  if (!batch_sizes) return std::nullopt;
+  check_dimensions(op, "batch_sizes", *batch_sizes, 1, "[seq_len]");
+  if (batch_sizes->scalar_type() != ScalarType::Long || !batch_sizes->is_cpu())
+    fail(op, ": batch_sizes must have dtype Long and be on the CPU, but got ",
+         torch::headeronly::toString(batch_sizes->scalar_type()));
+  return packed(*batch_sizes);
 }
 
 }  // namespace
 
 SequenceView::SequenceView(const Tensor& source, bool batch_first)
     : tensor(features_contiguous(source) ? source : torch::stable::contiguous(source)),
-      time(tensor.stride(batch_first ? 1 : 0)),
-      row(tensor.stride(batch_first ? 0 : 1)) {}
+      time(tensor.dim() == 2 ? 0 : tensor.stride(batch_first ? 1 : 0)),
+      row(tensor.stride(tensor.dim() == 2 || batch_first ? 0 : 1)) {}
 
 Layer::Layer(const char* op_, int64_t gates, const Tensor& input_, const Tensor& h_0_,
              const Tensor& weight_ih_, const Tensor& weight_hh_, const OptionalTensor& bias_ih_,
-             const OptionalTensor& bias_hh_, bool batch_first_)
+             const OptionalTensor& bias_hh_, const OptionalTensor& weight_hr_,
+             const OptionalTensor& batch_sizes_, bool batch_first_)
     : op(op_),
       batch_first(batch_first_),
-      input(three_dimensional(op_, input_, batch_first_), batch_first_) {
-  seq_len = input_.size(batch_first ? 1 : 0);
-  batch = input_.size(batch_first ? 0 : 1);
-  input_size = input_.size(2);
+      batch_sizes(contiguous_sizes(op_, batch_sizes_)),
+      input(checked_input(op_, input_, batch_sizes_.has_value(), batch_first_), batch_first_) {
+  check_dimensions(op, "h_0", h_0_, 2, "[batch, hidden_size]");
+  seq_len = batch_sizes ? batch_sizes->size(0) : input_.size(batch_first ? 1 : 0);
+  batch = batch_sizes ? h_0_.size(0) : input_.size(batch_first ? 0 : 1);
+  input_size = input_.size(input_.dim() - 1);
   check_dimensions(op, "weight_hh", weight_hh_, 2, "[gates * hidden_size, hidden_size]");
-  hidden_size = weight_hh_.size(1);
-  if (hidden_size < 1) fail(op, ": weight_hh has hidden_size 0, expected at least 1");
-  weight_hh = checked("weight_hh", weight_hh_, {gates * hidden_size, hidden_size});
+  state_size = weight_hh_.size(1);
+  if (weight_hr_) check_dimensions(op, "weight_hr", *weight_hr_, 2, "[proj_size, hidden_size]");
+  hidden_size = weight_hr_ ? weight_hr_->size(1) : state_size;
+  if (hidden_size < 1 || state_size < 1)
+    fail(op, ": hidden_size and proj_size must be at least 1, but weight_hh has shape ",
+         shape_text(weight_hh_.sizes()));
+  weight_hh = checked("weight_hh", weight_hh_, {gates * hidden_size, state_size});
   weight_ih = checked("weight_ih", weight_ih_, {gates * hidden_size, input_size});
-  h_0 = checked("h_0", h_0_, {batch, hidden_size});
+  h_0 = checked("h_0", h_0_, {batch, state_size});
   if (bias_ih_) bias_ih = checked("bias_ih", *bias_ih_, {gates * hidden_size});
   if (bias_hh_) bias_hh = checked("bias_hh", *bias_hh_, {gates * hidden_size});
+  if (weight_hr_) weight_hr = checked("weight_hr", *weight_hr_, {state_size, hidden_size});
+  if (batch_sizes) check_batch_sizes();
+}
+
+void Layer::check_batch_sizes() const {
+  const int64_t* sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
+  int64_t most = batch, rows = 0;
+  for (int64_t t = 0; t < seq_len; ++t) {
+    if (sizes[t] < 0 || sizes[t] > most)
+      fail(op, ": batch_sizes must not increase, from at most batch (", batch,
+           ") to at least 0, but batch_sizes[", t, "] is ", sizes[t], " after ", most);
+    most = sizes[t];
+    rows += sizes[t];
+  }
+  if (rows != input.tensor.size(0))
+    fail(op, ": input must have as many rows as batch_sizes add up to, ", rows, ", but got shape ",
+         shape_text(input.tensor.sizes()));
 }
 
 Tensor Layer::checked(const char* name, const Tensor& tensor,
@@ -96,23 +133,26 @@ Tensor Layer::checked(const char* name, const Tensor& tensor,
 }
 
 Tensor Layer::checked_sequence(const char* name, const Tensor& tensor, int64_t features) const {
+  if (batch_sizes) return checked(name, tensor, {input.tensor.size(0), features});
   return batch_first ? checked(name, tensor, {batch, seq_len, features})
                      : checked(name, tensor, {seq_len, batch, features});
 }
 
-std::optional<SequenceView> Layer::gradient(const char* name, const OptionalTensor& tensor) const {
+std::optional<SequenceView> Layer::gradient(const char* name, const OptionalTensor& tensor,
+                                            int64_t features) const {
   if (!tensor) return std::nullopt;
   // A view with contiguous features needs no copy, so the shape alone is checked.
-  const bool same = tensor->dim() == 3 && tensor->size(batch_first ? 1 : 0) == seq_len &&
-                    tensor->size(batch_first ? 0 : 1) == batch && tensor->size(2) == hidden_size;
+  const int64_t last = input.tensor.dim() - 1;
+  bool same = tensor->dim() == last + 1 && tensor->size(last) == features;
+  for (int64_t d = 0; d < last; ++d) same = same && tensor->size(d) == input.tensor.size(d);
   if (!same || tensor->scalar_type() != input.tensor.scalar_type() || !tensor->is_cpu())
-    checked_sequence(name, *tensor, hidden_size);
+    checked_sequence(name, *tensor, features);
   return SequenceView(*tensor, batch_first);
 }
 
 OptionalTensor Layer::state_gradient(const char* name, const OptionalTensor& tensor) const {
   if (!tensor) return std::nullopt;
-  return checked(name, *tensor, {batch, hidden_size});
+  return checked(name, *tensor, {batch, state_size});
 }
 
 Tensor Layer::empty(std::initializer_list<int64_t> shape) const {
@@ -125,13 +165,14 @@ Tensor Layer::empty_if(bool wanted, std::initializer_list<int64_t> shape) const 
 }
 
 Tensor Layer::empty_sequence(int64_t features) const {
+  if (batch_sizes) return empty({input.tensor.size(0), features});
   return batch_first ? empty({batch, seq_len, features}) : empty({seq_len, batch, features});
 }
 
 Gradients Layer::empty_gradients(int64_t gates, bool need_input, bool need_weights) const {
-  return {need_input ? empty_sequence(input_size) : empty({0}), empty({batch, hidden_size}),
+  return {need_input ? empty_sequence(input_size) : empty({0}), empty({batch, state_size}),
           empty_if(need_weights, {gates * hidden_size, input_size}),
-          empty_if(need_weights, {gates * hidden_size, hidden_size})};
+          empty_if(need_weights, {gates * hidden_size, state_size})};
 }
 
 const CpuKernels& Layer::kernels() const {

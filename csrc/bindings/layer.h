@@ -16,10 +16,11 @@ namespace rnnfast {
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// A [seq_len, batch, features] tensor (or [batch, seq_len, features]) with its features contiguous.
+// A [seq_len, batch, features] tensor (or [batch, seq_len, features], or [rows, features] where
+// rows are packed) with its features contiguous.
 struct SequenceView {
   Tensor tensor;
-  int64_t time, row;  // strides in elements
+  int64_t time, row;  // strides in elements; none over time where rows are packed
 
   // Copies only where the features themselves are strided.
   SequenceView(const Tensor& source, bool batch_first);
@@ -42,26 +43,30 @@ struct Gradients {
 struct Layer {
   const char* op;
   bool batch_first;
+  OptionalTensor batch_sizes;
   SequenceView input;
   Tensor h_0, weight_ih, weight_hh;
-  OptionalTensor bias_ih, bias_hh;
+  OptionalTensor bias_ih, bias_hh, weight_hr;
   int64_t seq_len, batch, input_size, hidden_size;
+  int64_t state_size;  // features of h: proj_size where there is a projection, or hidden_size
 
   Layer(const char* op, int64_t gates, const Tensor& input, const Tensor& h_0,
         const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
-        const OptionalTensor& bias_hh, bool batch_first);
+        const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
+        const OptionalTensor& batch_sizes, bool batch_first);
 
   // `tensor`, contiguous, after a check that it has this shape, and dtype and device of the input.
   Tensor checked(const char* name, const Tensor& tensor,
                  std::initializer_list<int64_t> shape) const;
   Tensor checked_sequence(const char* name, const Tensor& tensor, int64_t features) const;
   // A view of a gradient that may be absent; its features are contiguous.
-  std::optional<SequenceView> gradient(const char* name, const OptionalTensor& tensor) const;
+  std::optional<SequenceView> gradient(const char* name, const OptionalTensor& tensor,
+                                       int64_t features) const;
   OptionalTensor state_gradient(const char* name, const OptionalTensor& tensor) const;
 
   Tensor empty(std::initializer_list<int64_t> shape) const;
   Tensor empty_if(bool wanted, std::initializer_list<int64_t> shape) const;
-  // [seq_len, batch, features], or [batch, seq_len, features] with batch_first; contiguous.
+  // Laid out as the input is, with that many features; contiguous.
   Tensor empty_sequence(int64_t features) const;
   // Strides, over features, of such a tensor.
   int64_t time_stride(int64_t features) const { return (batch_first ? 1 : batch) * features; }
@@ -78,14 +83,15 @@ struct Layer {
     args.batch = batch;
     args.input_size = input_size;
     args.hidden_size = hidden_size;
+    if (batch_sizes) args.batch_sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
     args.input = input.tensor.const_data_ptr();
     args.input_time = input.time;
     args.input_row = input.row;
     args.h_0 = h_0.const_data_ptr();
     args.weight_ih = weight_ih.const_data_ptr();
     args.weight_hh = weight_hh.const_data_ptr();
-    args.output_time = time_stride(hidden_size);
-    args.output_row = row_stride(hidden_size);
+    args.output_time = time_stride(state_size);
+    args.output_row = row_stride(state_size);
   }
 
   // The same for backward, but for what `fill` has filled.
@@ -106,6 +112,9 @@ struct Layer {
     args.grad_weight_ih = pointer_if(need_weights, gradients.weight_ih);
     args.grad_weight_hh = pointer_if(need_weights, gradients.weight_hh);
   }
+
+ private:
+  void check_batch_sizes() const;
 };
 
 }  // namespace rnnfast

@@ -13,22 +13,26 @@ constexpr int64_t kGates = 4;
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Inference = std::tuple<Tensor, Tensor, Tensor>;
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                     const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
-                    const OptionalTensor& bias_hh, bool batch_first, bool reverse, bool keep) {
-  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_first);
-  const int64_t hidden = layer.hidden_size;
+                    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
+                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse, bool keep) {
+  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
+                    batch_sizes, batch_first);
+  const int64_t hidden = layer.hidden_size, size = layer.state_size;
   const Tensor c_first = layer.checked("c_0", c_0, {layer.batch, hidden});
-  Tensor output = layer.empty_sequence(hidden);
-  Tensor h_n = layer.empty({layer.batch, hidden}), c_n = layer.empty({layer.batch, hidden});
+  Tensor output = layer.empty_sequence(size);
+  Tensor h_n = layer.empty({layer.batch, size}), c_n = layer.empty({layer.batch, hidden});
   Tensor gates = keep ? layer.empty_sequence(kGates * hidden) : output;
   Tensor cells = keep ? layer.empty_sequence(hidden) : output;
 
   LstmForward args{};
   layer.fill(args);
   args.reverse = reverse;
+  args.proj_size = layer.weight_hr ? size : 0;
+  args.weight_hr = pointer(layer.weight_hr);
   args.c_0 = c_first.const_data_ptr();
   args.bias_ih = pointer(layer.bias_ih);
   args.bias_hh = pointer(layer.bias_hh);
@@ -38,56 +42,71 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.gates = pointer_if(keep, gates);
   args.cells = pointer_if(keep, cells);
   layer.kernels().lstm_forward(Host().runtime(), &args);
-  return {output, h_n, c_n, gates, cells};
+  return {output, h_n, c_n, cells, gates};
 }
 
 Forward lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-             OptionalTensor bias_ih, OptionalTensor bias_hh, bool batch_first, bool reverse) {
+             OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
+             OptionalTensor batch_sizes, bool batch_first, bool reverse) {
   return run_forward("rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     batch_first, reverse, true);
+                     weight_hr, batch_sizes, batch_first, reverse, true);
 }
 
 Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-                         OptionalTensor bias_ih, OptionalTensor bias_hh, bool batch_first,
-                         bool reverse) {
-  const auto [output, h_n, c_n, gates, cells] =
+                         OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
+                         OptionalTensor batch_sizes, bool batch_first, bool reverse) {
+  const auto [output, h_n, c_n, cells, gates] =
       run_forward("rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
-                  bias_hh, batch_first, reverse, false);
+                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, false);
   return {output, h_n, c_n};
 }
 
 Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-                       Tensor output, Tensor gates, Tensor cells, bool batch_first, bool reverse,
-                       bool need_input, bool need_weights, bool need_bias) {
+                       OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
+                       Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, Tensor output,
+                       Tensor cells, Tensor gates, OptionalTensor batch_sizes, bool batch_first,
+                       bool reverse, bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::lstm_backward", kGates, input, h_0, weight_ih, weight_hh,
-                    std::nullopt, std::nullopt, batch_first);
-  const int64_t batch = layer.batch, hidden = layer.hidden_size;
+                    std::nullopt, std::nullopt, weight_hr, batch_sizes, batch_first);
+  const int64_t batch = layer.batch, hidden = layer.hidden_size, size = layer.state_size;
   const Tensor c_first = layer.checked("c_0", c_0, {batch, hidden});
-  const Tensor states = layer.checked_sequence("output", output, hidden);
+  const Tensor states = layer.checked_sequence("output", output, size);
   const Tensor kept_gates = layer.checked_sequence("gates", gates, kGates * hidden);
   const Tensor kept_cells = layer.checked_sequence("cells", cells, hidden);
-  const auto grad_states = layer.gradient("grad_output", grad_output);
+  const auto grad_states = layer.gradient("grad_output", grad_output, size);
+  const auto grad_all_cells = layer.gradient("grad_cells", grad_cells, hidden);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
-  const OptionalTensor grad_c_last = layer.state_gradient("grad_c_n", grad_c_n);
+  const OptionalTensor grad_c_last =
+      grad_c_n ? OptionalTensor(layer.checked("grad_c_n", *grad_c_n, {batch, hidden}))
+               : std::nullopt;
   const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);
   Tensor grad_c_0 = layer.empty({batch, hidden});
   Tensor grad_bias = layer.empty_if(need_bias, {kGates * hidden});
+  const bool need_projection = need_weights && layer.weight_hr;
+  Tensor grad_weight_hr = layer.empty_if(need_projection, {size, hidden});
 
   LstmBackward args{};
   layer.fill(args);
   args.reverse = reverse;
+  args.proj_size = layer.weight_hr ? size : 0;
+  args.weight_hr = pointer(layer.weight_hr);
   args.c_0 = c_first.const_data_ptr();
   args.output = states.const_data_ptr();
   args.gates = kept_gates.const_data_ptr();
   args.cells = kept_cells.const_data_ptr();
   layer.fill_gradients(args, grad_states, grad_h_last, gradients, need_input, need_weights);
   args.grad_c_n = pointer(grad_c_last);
+  if (grad_all_cells) {
+    args.grad_cells = grad_all_cells->tensor.const_data_ptr();
+    args.grad_cells_time = grad_all_cells->time;
+    args.grad_cells_row = grad_all_cells->row;
+  }
   args.grad_c_0 = grad_c_0.mutable_data_ptr();
   args.grad_bias = pointer_if(need_bias, grad_bias);
+  args.grad_weight_hr = pointer_if(need_projection, grad_weight_hr);
   layer.kernels().lstm_backward(Host().runtime(), &args);
-  return {gradients.input,     gradients.h_0,       grad_c_0,
-          gradients.weight_ih, gradients.weight_hh, grad_bias};
+  return {gradients.input,     gradients.h_0, grad_c_0,      gradients.weight_ih,
+          gradients.weight_hh, grad_bias,     grad_weight_hr};
 }
 
 }  // namespace

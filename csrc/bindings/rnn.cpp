@@ -24,9 +24,10 @@ bool is_relu(const std::string& nonlinearity) {
 }
 
 Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, std::string nonlinearity, bool batch_first, bool reverse) {
+            OptionalTensor bias_hh, OptionalTensor batch_sizes, std::string nonlinearity,
+            bool batch_first, bool reverse) {
   const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                    batch_first);
+                    std::nullopt, batch_sizes, batch_first);
   Tensor output = layer.empty_sequence(layer.hidden_size);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
 
@@ -43,14 +44,14 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
 }
 
 Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
-                      Tensor weight_ih, Tensor weight_hh, Tensor output, std::string nonlinearity,
-                      bool batch_first, bool reverse, bool need_input, bool need_weights,
-                      bool need_bias) {
+                      Tensor weight_ih, Tensor weight_hh, Tensor output, OptionalTensor batch_sizes,
+                      std::string nonlinearity, bool batch_first, bool reverse, bool need_input,
+                      bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
-                    std::nullopt, batch_first);
+                    std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
   const Tensor states = layer.checked_sequence("output", output, hidden);
-  const auto grad_states = layer.gradient("grad_output", grad_output);
+  const auto grad_states = layer.gradient("grad_output", grad_output, hidden);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
   const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);
   Tensor grad_bias = layer.empty_if(need_bias, {hidden});

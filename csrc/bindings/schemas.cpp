@@ -1,53 +1,62 @@
 // The schema of every op, once. Fake kernels and autograd formulas: rnnfast/ops.py.
 //
 // One layer, one direction. Shapes as in ../lstm.h, ../gru.h, ../rnn.h; a sequence is
-// [seq_len, batch, features], or [batch, seq_len, features] with batch_first. Gradients that are
-// not needed come back empty.
+// [seq_len, batch, features], or [batch, seq_len, features] with batch_first, or
+// [rows, features] where batch_sizes says how rows are packed. Gradients that are not needed come
+// back empty.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
-      "Tensor? bias_ih, Tensor? bias_hh, *, bool batch_first=False, bool reverse=False) -> "
-      "(Tensor output, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
+      "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
+      "bool batch_first=False, bool reverse=False) -> "
+      "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)");
   m.def(
       "lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
-      "Tensor? bias_ih, Tensor? bias_hh, *, bool batch_first=False, bool reverse=False) -> "
-      "(Tensor output, Tensor h_n, Tensor c_n)");
+      "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
+      "bool batch_first=False, bool reverse=False) -> (Tensor output, Tensor h_n, Tensor c_n)");
   m.def(
-      "lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, "
-      "Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates, "
-      "Tensor cells, *, bool batch_first=False, bool reverse=False, bool need_input=True, "
+      "lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, "
+      "Tensor? grad_cells, Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor "
+      "weight_hh, Tensor? weight_hr, "
+      "Tensor output, Tensor cells, Tensor gates, *, Tensor? batch_sizes=None, "
+      "bool batch_first=False, bool reverse=False, bool need_input=True, "
       "bool need_weights=True, bool need_bias=True) -> (Tensor grad_input, Tensor grad_h_0, "
-      "Tensor grad_c_0, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)");
+      "Tensor grad_c_0, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias, "
+      "Tensor grad_weight_hr)");
 
   m.def(
       "gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
-      "Tensor? bias_hh, *, bool reset_after=True, bool batch_first=False, bool reverse=False) -> "
+      "Tensor? bias_hh, *, Tensor? batch_sizes=None, bool reset_after=True, "
+      "bool batch_first=False, bool reverse=False) -> "
       "(Tensor output, Tensor h_n, Tensor gates)");
   m.def(
       "gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
-      "Tensor? bias_ih, Tensor? bias_hh, *, bool reset_after=True, bool batch_first=False, "
-      "bool reverse=False) -> (Tensor output, Tensor h_n)");
+      "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, "
+      "bool reset_after=True, bool batch_first=False, bool reverse=False) -> (Tensor output, "
+      "Tensor h_n)");
   m.def(
       "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor h_0, "
-      "Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates, *, bool reset_after=True, "
-      "bool batch_first=False, bool reverse=False, bool need_input=True, bool need_weights=True, "
-      "bool need_bias=True) -> (Tensor grad_input, Tensor grad_h_0, Tensor grad_weight_ih, "
-      "Tensor grad_weight_hh, Tensor grad_bias_ih, Tensor grad_bias_hh)");
+      "Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates, *, Tensor? "
+      "batch_sizes=None, bool reset_after=True, "
+      "bool batch_first=False, "
+      "bool reverse=False, bool need_input=True, bool need_weights=True, bool need_bias=True) -> "
+      "(Tensor grad_input, Tensor grad_h_0, Tensor grad_weight_ih, Tensor grad_weight_hh, "
+      "Tensor grad_bias_ih, Tensor grad_bias_hh)");
 
   m.def(
       "rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
-      "Tensor? bias_hh, *, str nonlinearity=\"tanh\", bool batch_first=False, "
-      "bool reverse=False) -> (Tensor output, Tensor h_n)");
+      "Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "
+      "bool batch_first=False, bool reverse=False) -> (Tensor output, Tensor h_n)");
   m.def(
       "rnn_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
-      "Tensor? bias_ih, Tensor? bias_hh, *, str nonlinearity=\"tanh\", bool batch_first=False, "
-      "bool reverse=False) -> (Tensor output, Tensor h_n)");
+      "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "
+      "bool batch_first=False, bool reverse=False) -> (Tensor output, Tensor h_n)");
   m.def(
       "rnn_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor h_0, "
-      "Tensor weight_ih, Tensor weight_hh, Tensor output, *, str nonlinearity=\"tanh\", "
-      "bool batch_first=False, bool reverse=False, bool need_input=True, bool need_weights=True, "
-      "bool need_bias=True) -> (Tensor grad_input, Tensor grad_h_0, Tensor grad_weight_ih, "
-      "Tensor grad_weight_hh, Tensor grad_bias)");
+      "Tensor weight_ih, Tensor weight_hh, Tensor output, *, Tensor? batch_sizes=None, "
+      "str nonlinearity=\"tanh\", bool batch_first=False, bool reverse=False, "
+      "bool need_input=True, bool need_weights=True, bool need_bias=True) -> (Tensor grad_input, "
+      "Tensor grad_h_0, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)");
 }

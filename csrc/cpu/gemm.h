@@ -74,15 +74,18 @@ void set_or_zero(const T* from, T* to, int64_t count) {
 
 // Rows of a sequence or matrix: row r is r % inner rows of inner_stride after r / inner of
 // outer_stride. Where `head` is set, the first `inner` rows stand there (contiguous) and row r is
-// row r - inner of base: the states before each step are h_0 followed by the outputs.
+// row r - inner of base: the states before each step are h_0 followed by the outputs. Where `table`
+// is set, it tells where each row stands.
 template <class T>
 struct Rows {
-  T* base;
-  int64_t inner, outer_stride, inner_stride;
+  T* base = nullptr;
+  int64_t inner = 0, outer_stride = 0, inner_stride = 0;
+  T* const* table = nullptr;
   T* head = nullptr;
   int64_t head_stride = 0;
 
   T* operator[](int64_t r) const {
+    if (table) return table[r];
     if (head) {
       if (r < inner) return head + r * head_stride;
       r -= inner;
@@ -95,6 +98,13 @@ struct Rows {
 template <class T>
 Rows<T> matrix_rows(T* base, int64_t stride) {
   return {base, INT64_MAX, 0, stride};
+}
+
+template <class T>
+Rows<T> row_table(T* const* table) {
+  Rows<T> rows;
+  rows.table = table;
+  return rows;
 }
 
 // How the columns of a packed matrix are cut into panels.

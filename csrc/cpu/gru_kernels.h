@@ -20,21 +20,21 @@ namespace {
 template <class T>
 void gru_forward(const Runtime& runtime, const GruForward& a) {
   constexpr int width = Vector<T>::width;
-  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const Steps steps = steps_of(runtime, a);
   const T* h_0 = static_cast<const T*>(a.h_0);
-  if (steps == 0) return copy_rows(matrix_rows(h_0, hidden), static_cast<T*>(a.h_n), batch, hidden);
 
   const bool keep = a.gates != nullptr, reset_after = a.reset_after;
   const T* bias_hh = static_cast<const T*>(a.bias_hh);
   const Panels<T> all(hidden, 3);                             // r z n
   const Panels<T> reset_update(hidden, 2);                    // r z
   const Panels<T> candidate(hidden, 1, runtime.num_threads);  // n
-  Walk walk(runtime, steps, batch, all.packed_size(hidden) * sizeof(T),
+  Walk walk(runtime, steps.count, batch, all.packed_size(hidden) * sizeof(T),
             all.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
   walk.fused = walk.fused && reset_after;
   const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
     return matrix_by_columns(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
-                             steps == 1);
+                             steps.count == 1);
   };
   const Matrix<T> weight_ih = matrix(all, a.weight_ih, 0, inputs);
   const T* bias_x = packed_bias(runtime, all, a.bias_ih, nullptr);
@@ -50,21 +50,24 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     bias_n = packed_bias(runtime, candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
   }
 
-  const Sequence<const T> x = input_of<T>(a);
-  const Sequence<T> h = like_output<T>(a, static_cast<T*>(a.output), 1);
-  const Sequence<T> gates = keep ? like_output<T>(a, static_cast<T*>(a.gates), 4)
-                                 : gates_chunk<T>(runtime, walk, batch, 4 * hidden);
+  const Sequence<const T> x = input_of<T>(a, steps);
+  const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);
+  const PreviousRows<T> h_before(
+      runtime, steps,
+      like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
+  const Sequence<T> all_gates =
+      keep ? like_output<T>(a, steps, static_cast<T*>(a.gates), hidden, 4 * hidden)
+           : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
 
   const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
                         int64_t panel_begin, int64_t panel_end) {
-    const int64_t at = keep ? s : s % walk.chunk;  // where step s stands in `gates`
+    const Sequence<T> gates = keep ? all_gates : chunk_of(all_gates, walk, steps, s);
     if (!walk.fused && phase == 0 && s % walk.chunk == 0)
-      project(x, s, gates, at, min_of(walk.chunk, steps - s), row_begin, row_end, all, panel_begin,
-              panel_end, weight_ih, bias_x);
-    const Rows<const T> x_rows = x.step_rows(s);
-    const Rows<T> gates_rows = gates.step_rows(at);
-    Rows<const T> h_prev = matrix_rows(h_0, hidden);
-    if (s > 0) h_prev.base = h.at(s - 1, 0), h_prev.inner_stride = h.row;
+      project(walk, steps, s, x, gates, row_begin, row_end, all, panel_begin, panel_end, weight_ih,
+              bias_x);
+    row_end = min_of(row_end, steps.rows(s));
+    const Rows<const T> x_rows = x.step_rows(s), h_prev = h_before.of_step(s);
+    const Rows<T> gates_rows = gates.step_rows(s);
 
     const auto reset_after_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t unit = all.column(p, 0), valid = all.valid(p, 0);
@@ -114,7 +117,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       const int64_t vectors = candidate.vectors(p);
       Tile<T> tile;
       fill_tile(candidate, p, count, bias_n, tile.at);
-      const Rows<const T> reset_h{gates_rows.base, gates_rows.inner, 0, gates_rows.inner_stride};
+      const Rows<const T> reset_h = matrix_rows<const T>(gates_rows.base, gates_rows.inner_stride);
       weight_n.accumulate(reset_h, 3 * hidden, first, count, candidate, p, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         for (int64_t v = 0; v < vectors; ++v) {
@@ -142,26 +145,29 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     }
   };
   const int64_t panels[] = {all.count, candidate.count};
-  for_each_step(runtime, steps, batch, walk.share_rows, reset_after ? 1 : 2, panels,
+  for_each_step(runtime, steps.count, batch, walk.share_rows, reset_after ? 1 : 2, panels,
                 product_work(batch, inputs + hidden, 3 * hidden), body);
-  copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), static_cast<T*>(a.h_n), batch,
-               hidden);
+  copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }
 
 template <class T>
 void gru_backward(const Runtime& runtime, const GruBackward& a) {
-  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
-  const int64_t gates_row = 4 * hidden, rows = steps * batch;
+  const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t gates_row = 4 * hidden;
+  const Steps steps = steps_of(runtime, a);
+  const int64_t rows = steps.total();
   const bool reset_after = a.reset_after;
   const T* h_0 = static_cast<const T*>(a.h_0);
   // What of grad_h reaches a step other than through its gates; ends as the gradient of h_0.
   T* carry = static_cast<T*>(a.grad_h_0);
   set_or_zero(static_cast<const T*>(a.grad_h_n), carry, batch * hidden);
 
-  const Sequence<const T> h = like_output<const T>(a, static_cast<const T*>(a.output), 1);
-  const Sequence<const T> gates = like_output<const T>(a, static_cast<const T*>(a.gates), 4);
-  const Sequence<const T> grad_output = grad_output_of<T>(a);
-  const Rows<const T> h_before = previous_rows(h, h_0, hidden);
+  const PreviousRows<T> h_before(
+      runtime, steps,
+      like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
+  const Sequence<const T> gates =
+      like_output<const T>(a, steps, static_cast<const T*>(a.gates), hidden, gates_row);
+  const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
   T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
 
@@ -170,20 +176,21 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const T* hh = static_cast<const T*>(a.weight_hh);
   const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps == 1);
+      matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps.count == 1);
   Matrix<T> weight_n{};
   if (!reset_after)
-    weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps == 1);
-  const BackwardProduct<T> products[] = {{&weight_hh, hidden, 1}, {&weight_n, 0, 0}};
-  const auto epilogue = [&](int64_t, int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
+    weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps.count == 1);
+  const BackwardProduct<T> products[] = {{&panels, &weight_hh, grad_rows, hidden, 1},
+                                         {&panels, &weight_n, grad_rows, 0, 0}};
+  const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
                             Vec<T> product) {
     T* carry_at = carry + n * hidden + unit;
     Vec<T> carried = load_first<T>(carry_at, valid);
     if (s < 0) return store_first(carry_at, carried + product, valid);
     const T* gate = gates.at(s, n) + unit;
-    T* out = grad_gates + (s * batch + n) * gates_row + unit;
+    T* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
     const Vec<T> r = load_first(gate, valid);
-    const Vec<T> before = load_first(h_before[s * batch + n] + unit, valid);
+    const Vec<T> before = load_first(h_before.of_step(s)[n] + unit, valid);
     if (phase == 1) {  // product is the gradient of r * h_prev
       store_first(out + hidden, sigmoid_backward(r, product * before), valid);
       return store_first(carry_at, carried + product * r, valid);
@@ -202,9 +209,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
       store_first(out + 3 * hidden, grad_n * r, valid);
     }
   };
-  if (steps > 0)
-    walk_backward(runtime, steps, batch, panels, grad_rows, products, reset_after ? 1 : 2,
-                  epilogue);
+  walk_backward(runtime, steps, products, reset_after ? 1 : 2, epilogue);
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
@@ -212,7 +217,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
     T* weight_ih = allocate<T>(runtime, columns.packed_size(3 * hidden));
     pack_rows(runtime, columns, ih, 2 * hidden, 1, hidden, 3 * hidden, 0, weight_ih);
     pack_rows(runtime, columns, ih, 0, 1, 2 * hidden, 3 * hidden, hidden, weight_ih);
-    input_gradient(runtime, a, grad_rows, columns, Matrix<T>{3 * hidden, weight_ih});
+    input_gradient(runtime, a, steps, grad_rows, columns, Matrix<T>{3 * hidden, weight_ih});
   }
 
   if (!a.grad_weight_hh && !a.grad_bias_ih) return;
@@ -220,16 +225,17 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   T* grad_hh = static_cast<T*>(a.grad_weight_hh);
   T* bias_ih = static_cast<T*>(a.grad_bias_ih);
   T* bias_hh = static_cast<T*>(a.grad_bias_hh);
-  const Rows<const T> x_rows = input_of<T>(a).rows_from(0);
-  Rows<const T> reset_h = gates.rows_from(0);
-  reset_h.base += 3 * hidden;
+  const Rows<const T> x_rows = input_of<T>(a, steps).all_rows(runtime, steps);
+  const Sequence<const T> reset = like_output<const T>(
+      a, steps, static_cast<const T*>(a.gates) + 3 * hidden, hidden, gates_row);
+  const Rows<const T> reset_h = reset.all_rows(runtime, steps);
   const Rows<const T> grad_rz = matrix_rows<const T>(grad_gates + hidden, gates_row);
   const Rows<const T> grad_hidden_n = matrix_rows<const T>(grad_gates + 3 * hidden, gates_row);
   T* ih_n = grad_ih ? grad_ih + 2 * hidden * inputs : nullptr;
   T* hh_n = grad_hh ? grad_hh + 2 * hidden * hidden : nullptr;
-  const GradientPart<T> rz_parts[] = {{x_rows, inputs, grad_ih}, {h_before, hidden, grad_hh}};
+  const GradientPart<T> rz_parts[] = {{x_rows, inputs, grad_ih}, {h_before.all, hidden, grad_hh}};
   const GradientPart<T> n_parts[] = {{x_rows, inputs, ih_n}, {reset_h, hidden, hh_n}};
-  const GradientPart<T> hidden_n_parts[] = {{h_before, hidden, hh_n}};
+  const GradientPart<T> hidden_n_parts[] = {{h_before.all, hidden, hh_n}};
   const int wanted = grad_hh ? 2 : 0;
   weight_gradient(runtime, grad_rz, rows, 2 * hidden, rz_parts, wanted, bias_ih);
   weight_gradient(runtime, grad_rows, rows, hidden, n_parts, reset_after ? wanted / 2 : wanted,

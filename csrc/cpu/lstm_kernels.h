@@ -5,7 +5,7 @@
 // part on registers. Backward walks the steps the other way: a tile is some rows times up to four
 // vectors of units; the recurrent product of the step after it gives grad_h, and the pointwise part
 // leaves the step's gate gradients in scratch, from which three large products make the remaining
-// gradients.
+// gradients. A projection of h is a second phase of each step, in both directions.
 #pragma once
 
 #include "cpu/activations.h"
@@ -19,147 +19,196 @@ namespace {
 template <class T>
 void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   constexpr int width = Vector<T>::width;
-  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t size = a.proj_size ? a.proj_size : hidden;  // of h
+  const Steps steps = steps_of(runtime, a);
   const T* h_0 = static_cast<const T*>(a.h_0);
   const T* c_0 = static_cast<const T*>(a.c_0);
-  T* h_n = static_cast<T*>(a.h_n);
   T* c_n = static_cast<T*>(a.c_n);
-  if (steps == 0) {
-    copy_rows(matrix_rows(h_0, hidden), h_n, batch, hidden);
-    copy_rows(matrix_rows(c_0, hidden), c_n, batch, hidden);
-    return;
-  }
 
-  const bool keep = a.gates != nullptr;
+  const bool keep = a.gates != nullptr, once = steps.count == 1;
   const Panels<T> panels(hidden, 4);
-  const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T),
+  const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
+  const Walk walk(runtime, steps.count, batch,
+                  (panels.packed_size(size) + projected.packed_size(hidden)) * sizeof(T),
                   panels.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
   const Matrix<T> weight_ih =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, steps == 1);
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
   const Matrix<T> weight_hh =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), size, once);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
+  Matrix<T> weight_hr{};
+  T* unprojected = nullptr;  // of one step
+  if (a.proj_size) {
+    weight_hr =
+        matrix_by_columns(runtime, projected, static_cast<const T*>(a.weight_hr), hidden, once);
+    unprojected = allocate<T>(runtime, batch * hidden);
+  }
 
-  const Sequence<const T> x = input_of<T>(a);
-  const Sequence<T> h = like_output<T>(a, static_cast<T*>(a.output), 1);
+  const Sequence<const T> x = input_of<T>(a, steps);
+  const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), size, size);
+  const Sequence<const T> h_read =
+      like_output<const T>(a, steps, static_cast<const T*>(a.output), size, size);
+  const PreviousRows<T> h_before(runtime, steps, h_read, h_0, size);
   // Without backward to serve, cells live in c_n alone and projected gates in a chunk of scratch.
-  const int64_t gates_row = 4 * hidden;
-  const Sequence<T> cells = keep ? like_output<T>(a, static_cast<T*>(a.cells), 1)
-                                 : Sequence<T>(c_n, 0, hidden, steps, batch, false);
-  const Sequence<T> gates = keep ? like_output<T>(a, static_cast<T*>(a.gates), 4)
-                                 : gates_chunk<T>(runtime, walk, batch, gates_row);
+  const Sequence<T> cells = like_output<T>(a, steps, static_cast<T*>(a.cells), size, hidden);
+  const PreviousRows<T> c_before(
+      runtime, steps, like_output<const T>(a, steps, static_cast<const T*>(a.cells), size, hidden),
+      c_0, hidden);
+  if (!keep) set_or_zero(c_0, c_n, batch * hidden);
+  const Sequence<T> all_gates =
+      keep ? like_output<T>(a, steps, static_cast<T*>(a.gates), size, 4 * hidden)
+           : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
 
-  const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                        int64_t panel_end) {
-    const int64_t at = keep ? s : s % walk.chunk;  // where step s stands in `gates`
-    if (!walk.fused && s % walk.chunk == 0)
-      project(x, s, gates, at, min_of(walk.chunk, steps - s), row_begin, row_end, panels,
-              panel_begin, panel_end, weight_ih, bias);
-    const Rows<const T> x_rows = x.step_rows(s);
-    const Rows<T> gates_rows = gates.step_rows(at);
-    Rows<const T> h_prev = matrix_rows(h_0, hidden), c_prev = matrix_rows(c_0, hidden);
-    if (s > 0) {
-      h_prev.base = h.at(s - 1, 0), h_prev.inner_stride = h.row;
-      c_prev.base = cells.at(s - 1, 0), c_prev.inner_stride = cells.row;
+  const auto gates_tile = [&](int64_t s, const Sequence<T>& gates, int64_t p, int64_t first,
+                              int64_t count) {
+    const int64_t unit = panels.column(p, 0), valid = panels.valid(p, 0);
+    const Rows<T> gates_rows = gates.step_rows(s);
+    const Rows<const T> c_prev = keep ? c_before.of_step(s) : matrix_rows<const T>(c_n, hidden);
+    const Rows<T> c_rows = keep ? cells.step_rows(s) : matrix_rows(c_n, hidden);
+    const Rows<T> h_rows = unprojected ? matrix_rows(unprojected, hidden) : h.step_rows(s);
+    Tile<T> tile;
+    if (walk.fused) {
+      fill_tile(panels, p, count, bias, tile.at);
+      weight_ih.accumulate(x.step_rows(s), 0, first, count, panels, p, tile.at);
+    } else {
+      load_tile(panels, p, gates_rows, first, count, tile.at);
     }
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t unit = panels.column(p, 0), valid = panels.valid(p, 0);
-      for_each_tile(row_begin, row_end, 4, [&](int64_t first, int64_t count) {
-        Tile<T> tile;
-        if (walk.fused) {
-          fill_tile(panels, p, count, bias, tile.at);
-          weight_ih.accumulate(x_rows, 0, first, count, panels, p, tile.at);
-        } else {
-          load_tile(panels, p, gates_rows, first, count, tile.at);
-        }
-        weight_hh.accumulate(h_prev, 0, first, count, panels, p, tile.at);
-        for (int64_t m = 0; m < count; ++m) {
-          const int64_t n = first + m;
-          const T* pre = tile.at + m * 4 * width;
-          LstmGates<Vec<T>> gate{load(pre), load(pre + width), load(pre + 2 * width),
-                                 load(pre + 3 * width)};
-          Vec<T> c_t, h_t;
-          lstm_pointwise(gate, load_first(c_prev[n] + unit, valid), c_t, h_t);
-          store_first(cells.at(s, n) + unit, c_t, valid);
-          store_first(h.at(s, n) + unit, h_t, valid);
-          if (keep) {
-            T* out = gates_rows[n] + unit;
-            store_first(out, gate.i, valid);
-            store_first(out + hidden, gate.f, valid);
-            store_first(out + 2 * hidden, gate.g, valid);
-            store_first(out + 3 * hidden, gate.o, valid);
-          }
-        }
-      });
+    weight_hh.accumulate(h_before.of_step(s), 0, first, count, panels, p, tile.at);
+    for (int64_t m = 0; m < count; ++m) {
+      const int64_t n = first + m;
+      const T* pre = tile.at + m * 4 * width;
+      LstmGates<Vec<T>> gate{load(pre), load(pre + width), load(pre + 2 * width),
+                             load(pre + 3 * width)};
+      Vec<T> c_t, h_t;
+      lstm_pointwise(gate, load_first(c_prev[n] + unit, valid), c_t, h_t);
+      store_first(c_rows[n] + unit, c_t, valid);
+      store_first(h_rows[n] + unit, h_t, valid);
+      if (keep) {
+        T* out = gates_rows[n] + unit;
+        store_first(out, gate.i, valid);
+        store_first(out + hidden, gate.f, valid);
+        store_first(out + 2 * hidden, gate.g, valid);
+        store_first(out + 3 * hidden, gate.o, valid);
+      }
     }
   };
-  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count,
-                product_work(batch, inputs + hidden, 4 * hidden), body);
+  const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
+                        int64_t panel_begin, int64_t panel_end) {
+    const Sequence<T> gates = keep ? all_gates : chunk_of(all_gates, walk, steps, s);
+    if (phase == 0 && !walk.fused && s % walk.chunk == 0)
+      project(walk, steps, s, x, gates, row_begin, row_end, panels, panel_begin, panel_end,
+              weight_ih, bias);
+    row_end = min_of(row_end, steps.rows(s));
+    if (phase == 0) {
+      for (int64_t p = panel_begin; p < panel_end; ++p)
+        for_each_tile(row_begin, row_end, 4,
+                      [&](int64_t first, int64_t count) { gates_tile(s, gates, p, first, count); });
+    } else {
+      multiply<T>(matrix_rows<const T>(unprojected, hidden), h.step_rows(s), row_begin, row_end,
+                  projected, panel_begin, panel_end, weight_hr, nullptr);
+    }
+  };
+  const int64_t counts[] = {panels.count, projected.count};
+  const int64_t work =
+      product_work(batch, inputs + size, 4 * hidden) + product_work(batch, hidden, a.proj_size);
+  for_each_step(runtime, steps.count, batch, walk.share_rows, a.proj_size ? 2 : 1, counts, work,
+                body);
 
-  copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), h_n, batch, hidden);
-  if (keep)
-    copy_rows<T>(matrix_rows<const T>(cells.at(steps - 1, 0), cells.row), c_n, batch, hidden);
+  copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), size);
+  if (keep) copy_last_states(steps, cells, c_0, c_n, hidden);
 }
 
 template <class T>
 void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
-  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
-  const int64_t gates_row = 4 * hidden, rows = steps * batch;
+  const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t size = a.proj_size ? a.proj_size : hidden;  // of h
+  const int64_t gates_row = 4 * hidden;
+  const Steps steps = steps_of(runtime, a);
+  const int64_t rows = steps.total();
   const T* h_0 = static_cast<const T*>(a.h_0);
   const T* c_0 = static_cast<const T*>(a.c_0);
   T* grad_h_0 = static_cast<T*>(a.grad_h_0);
   T* grad_c = static_cast<T*>(a.grad_c_0);  // the running gradient of c_t ends as that of c_0
   const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
   set_or_zero(static_cast<const T*>(a.grad_c_n), grad_c, batch * hidden);
-  if (steps == 0) set_or_zero(grad_h_n, grad_h_0, batch * hidden);
+  pass_idle_gradient(steps, grad_h_n, grad_h_0, size);
 
-  const Sequence<const T> h = like_output<const T>(a, static_cast<const T*>(a.output), 1);
-  const Sequence<const T> cells = like_output<const T>(a, static_cast<const T*>(a.cells), 1);
-  const Sequence<const T> gates = like_output<const T>(a, static_cast<const T*>(a.gates), 4);
-  const Sequence<const T> grad_output = grad_output_of<T>(a);
+  const Sequence<const T> h =
+      like_output<const T>(a, steps, static_cast<const T*>(a.output), size, size);
+  const Sequence<const T> cells =
+      like_output<const T>(a, steps, static_cast<const T*>(a.cells), size, hidden);
+  const Sequence<const T> gates =
+      like_output<const T>(a, steps, static_cast<const T*>(a.gates), size, gates_row);
+  const PreviousRows<T> h_before(runtime, steps, h, h_0, size);
+  const PreviousRows<T> c_before(runtime, steps, cells, c_0, hidden);
+  const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
+  const Sequence<const T> grad_cells{static_cast<const T*>(a.grad_cells), a.grad_cells_time,
+                                     a.grad_cells_row, steps, a.reverse != 0};
   T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
+  // Of a projection, in processing order too: the gradient of what it gave, and what it was given.
+  T* grad_projected = a.proj_size ? allocate<T>(runtime, rows * size) : nullptr;
+  T* unprojected = a.proj_size ? allocate<T>(runtime, rows * hidden) : nullptr;
+  const Rows<const T> grad_projected_rows = matrix_rows<const T>(grad_projected, size);
 
-  const Panels<T> panels(hidden, 1, runtime.num_threads);
+  const bool once = steps.count == 1;
+  const Panels<T> states(size, 1, runtime.num_threads), units(hidden, 1, runtime.num_threads);
   const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), gates_row, steps == 1);
-  const BackwardProduct<T> recurrent{&weight_hh, 0, 1};
-  const auto epilogue = [&](int64_t turn, int64_t s, int, int64_t n, int64_t unit, int64_t valid,
+      matrix_by_rows(runtime, states, static_cast<const T*>(a.weight_hh), gates_row, once);
+  Matrix<T> weight_hr{};
+  if (a.proj_size)
+    weight_hr = matrix_by_rows(runtime, units, static_cast<const T*>(a.weight_hr), size, once);
+  const BackwardProduct<T> products[] = {{&states, &weight_hh, grad_rows, 0, 1},
+                                         {&units, &weight_hr, grad_projected_rows, 0, 0}};
+  const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
                             Vec<T> grad_h) {
-    if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
-    if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
-    if (turn == 0 && grad_h_n) grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
+    if (phase == 0) {
+      if (s < 0) return store_first(grad_h_0 + n * size + unit, grad_h, valid);
+      if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+      if (grad_h_n && n >= steps.rows(s + 1))
+        grad_h = grad_h + load_first(grad_h_n + n * size + unit, valid);
+      if (grad_projected)
+        return store_first(grad_projected + (steps.first(s) + n) * size + unit, grad_h, valid);
+    }
     const T* gate = gates.at(s, n) + unit;
     const LstmGates<Vec<T>> activated{load_first(gate, valid), load_first(gate + hidden, valid),
                                       load_first(gate + 2 * hidden, valid),
                                       load_first(gate + 3 * hidden, valid)};
-    const T* c_prev = s > 0 ? cells.at(s - 1, n) : c_0 + n * hidden;
+    const Vec<T> c_t = load_first(cells.at(s, n) + unit, valid);
     T* grad_c_at = grad_c + n * hidden + unit;
     Vec<T> grad_c_t = load_first<T>(grad_c_at, valid);
-    const LstmGates<Vec<T>> grad_pre =
-        lstm_pointwise_backward(activated, load_first(cells.at(s, n) + unit, valid),
-                                load_first(c_prev + unit, valid), grad_h, grad_c_t);
+    if (grad_cells.base) grad_c_t = grad_c_t + load_first(grad_cells.at(s, n) + unit, valid);
+    const LstmGates<Vec<T>> grad_pre = lstm_pointwise_backward(
+        activated, c_t, load_first(c_before.of_step(s)[n] + unit, valid), grad_h, grad_c_t);
     store_first(grad_c_at, grad_c_t, valid);
-    T* out = grad_gates + (s * batch + n) * gates_row + unit;
+    T* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
     store_first(out, grad_pre.i, valid);
     store_first(out + hidden, grad_pre.f, valid);
     store_first(out + 2 * hidden, grad_pre.g, valid);
     store_first(out + 3 * hidden, grad_pre.o, valid);
+    if (unprojected)
+      store_first(unprojected + (steps.first(s) + n) * hidden + unit, activated.o * tanh(c_t),
+                  valid);
   };
-  if (steps > 0) walk_backward(runtime, steps, batch, panels, grad_rows, &recurrent, 1, epilogue);
+  walk_backward(runtime, steps, products, a.proj_size ? 2 : 1, epilogue);
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
-    input_gradient(runtime, a, grad_rows, columns,
-                   matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row,
-                                  steps == 1));
+    input_gradient(
+        runtime, a, steps, grad_rows, columns,
+        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row, once));
   }
   const GradientPart<T> parts[] = {
-      {input_of<T>(a).rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
-      {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
+      {input_of<T>(a, steps).all_rows(runtime, steps), inputs, static_cast<T*>(a.grad_weight_ih)},
+      {h_before.all, size, static_cast<T*>(a.grad_weight_hh)}};
   if (a.grad_weight_hh || a.grad_bias)
     weight_gradient(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_hh ? 2 : 0,
                     static_cast<T*>(a.grad_bias));
+  const GradientPart<T> projection[] = {
+      {matrix_rows<const T>(unprojected, hidden), hidden, static_cast<T*>(a.grad_weight_hr)}};
+  if (a.proj_size && a.grad_weight_hr)
+    weight_gradient<T>(runtime, grad_projected_rows, rows, size, projection, 1, nullptr);
 }
 
 }  // namespace

@@ -14,30 +14,33 @@ namespace {
 template <class T>
 void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   constexpr int width = Vector<T>::width;
-  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
+  const Steps steps = steps_of(runtime, a);
   const T* h_0 = static_cast<const T*>(a.h_0);
-  if (steps == 0) return copy_rows(matrix_rows(h_0, hidden), static_cast<T*>(a.h_n), batch, hidden);
 
+  const bool once = steps.count == 1;
   const Panels<T> panels(hidden, 1, runtime.num_threads);
-  const Walk walk(runtime, steps, batch, panels.packed_size(hidden) * sizeof(T),
+  const Walk walk(runtime, steps.count, batch, panels.packed_size(hidden) * sizeof(T),
                   panels.packed_size(inputs) * sizeof(T), hidden * sizeof(T));
   const Matrix<T> weight_ih =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, steps == 1);
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
   const Matrix<T> weight_hh =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
+      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
-  const Sequence<const T> x = input_of<T>(a);
-  const Sequence<T> h = like_output<T>(a, static_cast<T*>(a.output), 1);
+  const Sequence<const T> x = input_of<T>(a, steps);
+  const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);
+  const PreviousRows<T> h_before(
+      runtime, steps,
+      like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
 
   const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                         int64_t panel_end) {
     if (!walk.fused && s % walk.chunk == 0)
-      project(x, s, h, s, min_of(walk.chunk, steps - s), row_begin, row_end, panels, panel_begin,
-              panel_end, weight_ih, bias);
-    const Rows<const T> x_rows = x.step_rows(s);
+      project(walk, steps, s, x, h, row_begin, row_end, panels, panel_begin, panel_end, weight_ih,
+              bias);
+    row_end = min_of(row_end, steps.rows(s));
+    const Rows<const T> x_rows = x.step_rows(s), h_prev = h_before.of_step(s);
     const Rows<T> h_rows = h.step_rows(s);
-    Rows<const T> h_prev = matrix_rows(h_0, hidden);
-    if (s > 0) h_prev.base = h.at(s - 1, 0), h_prev.inner_stride = h.row;
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
@@ -60,51 +63,54 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
       });
     }
   };
-  for_each_step(runtime, steps, batch, walk.share_rows, 1, &panels.count,
+  for_each_step(runtime, steps.count, batch, walk.share_rows, 1, &panels.count,
                 product_work(batch, inputs + hidden, hidden), body);
-  copy_rows<T>(matrix_rows<const T>(h.at(steps - 1, 0), h.row), static_cast<T*>(a.h_n), batch,
-               hidden);
+  copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }
 
 template <class T>
 void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
-  const int64_t steps = a.seq_len, batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
-  const int64_t rows = steps * batch;
+  const int64_t inputs = a.input_size, hidden = a.hidden_size;
+  const Steps steps = steps_of(runtime, a);
+  const int64_t rows = steps.total();
   const T* h_0 = static_cast<const T*>(a.h_0);
   const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
   T* grad_h_0 = static_cast<T*>(a.grad_h_0);
-  if (steps == 0) set_or_zero(grad_h_n, grad_h_0, batch * hidden);
+  pass_idle_gradient(steps, grad_h_n, grad_h_0, hidden);
 
-  const Sequence<const T> h = like_output<const T>(a, static_cast<const T*>(a.output), 1);
-  const Sequence<const T> grad_output = grad_output_of<T>(a);
+  const Sequence<const T> h =
+      like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden);
+  const PreviousRows<T> h_before(runtime, steps, h, h_0, hidden);
+  const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
   T* grad_pre = allocate<T>(runtime, rows * hidden);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
 
+  const bool once = steps.count == 1;
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, steps == 1);
-  const BackwardProduct<T> recurrent{&weight_hh, 0, 1};
-  const auto epilogue = [&](int64_t turn, int64_t s, int, int64_t n, int64_t unit, int64_t valid,
-                            Vec<T> grad_h) {
+      matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
+  const BackwardProduct<T> recurrent{&panels, &weight_hh, grad_rows, 0, 1};
+  const auto epilogue = [&](int64_t s, int, int64_t n, int64_t unit, int64_t valid, Vec<T> grad_h) {
     if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
     if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
-    if (turn == 0 && grad_h_n) grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
+    if (grad_h_n && n >= steps.rows(s + 1))
+      grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
     const Vec<T> state = load_first(h.at(s, n) + unit, valid);
     const Vec<T> grad =
         a.relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
-    store_first(grad_pre + (s * batch + n) * hidden + unit, grad, valid);
+    store_first(grad_pre + (steps.first(s) + n) * hidden + unit, grad, valid);
   };
-  if (steps > 0) walk_backward(runtime, steps, batch, panels, grad_rows, &recurrent, 1, epilogue);
+  walk_backward(runtime, steps, &recurrent, 1, epilogue);
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
     input_gradient(
-        runtime, a, grad_rows, columns,
-        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, steps == 1));
+        runtime, a, steps, grad_rows, columns,
+        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, once));
   }
   const GradientPart<T> parts[] = {
-      {input_of<T>(a).rows_from(0), inputs, static_cast<T*>(a.grad_weight_ih)},
-      {previous_rows(h, h_0, hidden), hidden, static_cast<T*>(a.grad_weight_hh)}};
+      {input_of<T>(a, steps).all_rows(runtime, steps), inputs, static_cast<T*>(a.grad_weight_ih)},
+      {h_before.all, hidden, static_cast<T*>(a.grad_weight_hh)}};
   if (a.grad_weight_hh || a.grad_bias)
     weight_gradient(runtime, grad_rows, rows, hidden, parts, a.grad_weight_hh ? 2 : 0,
                     static_cast<T*>(a.grad_bias));

@@ -6,58 +6,137 @@
 namespace rnnfast {
 namespace {
 
-// A [T, N, features] tensor in processing order: step 0 is the last time index where time is
-// reversed.
+// The steps of a call in processing order (step 0 is the last time index where time is reversed),
+// and the rows that take part in each: rows [0, rows(s)) do in step s.
+struct Steps {
+  int64_t count, batch;
+  // Where rows are packed, by step: how many take part, how many do in all steps before, and which
+  // row of a packed tensor the step's first is. Otherwise null, and all take part.
+  const int64_t* sizes = nullptr;
+  const int64_t* before = nullptr;
+  const int64_t* starts = nullptr;
+
+  // None in what would be steps before the first and after the last.
+  int64_t rows(int64_t s) const { return s < 0 || s >= count ? 0 : sizes ? sizes[s] : batch; }
+  // Index of the step's first row among the rows of all steps.
+  int64_t first(int64_t s) const { return sizes ? before[s] : s * batch; }
+  int64_t total() const { return first(count); }
+  // Rows that take part in any step.
+  int64_t active() const { return max_of(rows(0), rows(count - 1)); }
+};
+
+template <class Args>
+Steps steps_of(const Runtime& runtime, const Args& a) {
+  Steps steps{a.seq_len, a.batch};
+  if (!a.batch_sizes) return steps;
+  int64_t* sizes = allocate<int64_t>(runtime, a.seq_len);
+  int64_t* before = allocate<int64_t>(runtime, a.seq_len + 1);
+  int64_t* starts = allocate<int64_t>(runtime, a.seq_len);
+  for (int64_t t = 0, start = 0; t < a.seq_len; start += a.batch_sizes[t++]) {
+    const int64_t s = a.reverse ? a.seq_len - 1 - t : t;
+    sizes[s] = a.batch_sizes[t];
+    starts[s] = start;
+  }
+  before[0] = 0;
+  for (int64_t s = 0; s < a.seq_len; ++s) before[s + 1] = before[s] + sizes[s];
+  steps.sizes = sizes, steps.before = before, steps.starts = starts;
+  return steps;
+}
+
+// A tensor [T, N, features], or [rows, features] with packed rows, by step and row.
 template <class T>
 struct Sequence {
   T* base;
-  int64_t time, row, batch;
+  int64_t time, row;
+  const int64_t* starts;  // Steps::starts
+  int64_t origin = 0;     // what stands at base: a step or, packed, a row
 
-  Sequence(T* data, int64_t time_stride, int64_t row_stride, int64_t seq_len, int64_t batch_size,
-           bool reverse)
-      : base(data && reverse && seq_len ? data + (seq_len - 1) * time_stride : data),
-        time(reverse ? -time_stride : time_stride),
-        row(row_stride),
-        batch(batch_size) {}
+  Sequence(T* data, int64_t time_stride, int64_t row_stride, const Steps& steps, bool reverse)
+      : base(data), time(time_stride), row(row_stride), starts(steps.starts) {
+    if (!reverse || starts) return;
+    time = -time_stride;
+    if (data && steps.count) base = data + (steps.count - 1) * time_stride;
+  }
 
-  T* at(int64_t step, int64_t n) const { return base + step * time + n * row; }
-  Rows<T> step_rows(int64_t step) const { return matrix_rows(base + step * time, row); }
-  // All rows, step by step, beginning with `step`.
-  Rows<T> rows_from(int64_t step) const { return {base + step * time, batch, time, row}; }
+  T* at(int64_t step, int64_t n) const {
+    return base + (starts ? (starts[step] - origin) * row : (step - origin) * time) + n * row;
+  }
+  Rows<T> step_rows(int64_t step) const { return matrix_rows(at(step, 0), row); }
+  // The rows of all steps, in order.
+  Rows<T> all_rows(const Runtime& runtime, const Steps& steps) const {
+    if (!starts) return {base, steps.batch, time, row};
+    T** table = allocate<T*>(runtime, steps.total());
+    for (int64_t s = 0; s < steps.count; ++s)
+      for (int64_t n = 0; n < steps.rows(s); ++n) table[steps.first(s) + n] = at(s, n);
+    return row_table(table);
+  }
 };
 
 // The tensors that every args struct calls by the same name.
 template <class T, class Args>
-Sequence<const T> input_of(const Args& a) {
-  return {static_cast<const T*>(a.input),
-          a.input_time,
-          a.input_row,
-          a.seq_len,
-          a.batch,
-          a.reverse != 0};
+Sequence<const T> input_of(const Args& a, const Steps& steps) {
+  return {static_cast<const T*>(a.input), a.input_time, a.input_row, steps, a.reverse != 0};
 }
 template <class T, class Args>
-Sequence<const T> grad_output_of(const Args& a) {
-  return {static_cast<const T*>(a.grad_output),
-          a.grad_output_time,
-          a.grad_output_row,
-          a.seq_len,
-          a.batch,
+Sequence<const T> grad_output_of(const Args& a, const Steps& steps) {
+  return {static_cast<const T*>(a.grad_output), a.grad_output_time, a.grad_output_row, steps,
           a.reverse != 0};
 }
-// A tensor [T, N, scale * H] laid out as output is: output itself, or what is kept for backward.
+// A contiguous tensor laid out as output, whose rows have `size` elements, but with `features`.
 template <class T, class Args>
-Sequence<T> like_output(const Args& a, decltype(Sequence<T>::base) data, int64_t scale) {
-  return {data, scale * a.output_time, scale * a.output_row, a.seq_len, a.batch, a.reverse != 0};
+Sequence<T> like_output(const Args& a, const Steps& steps, decltype(Sequence<T>::base) data,
+                        int64_t size, int64_t features) {
+  return {data, a.output_time / size * features, a.output_row / size * features, steps,
+          a.reverse != 0};
 }
 
-// The states before each step, as rows step by step: h_0, then the outputs.
+// The states before each row of each step: the initial one in the first step of a row, then those
+// of the step before.
 template <class T>
-Rows<const T> previous_rows(const Sequence<const T>& output, const T* h_0, int64_t hidden_size) {
-  Rows<const T> rows = output.rows_from(0);
-  rows.head = h_0;
-  rows.head_stride = hidden_size;
-  return rows;
+struct PreviousRows {
+  Rows<const T> all;
+  const Steps* steps;
+
+  PreviousRows(const Runtime& runtime, const Steps& all_steps, const Sequence<const T>& states,
+               const T* initial, int64_t size)
+      : steps(&all_steps) {
+    if (!states.starts) {
+      all = {states.base, steps->batch, states.time, states.row, nullptr, initial, size};
+      return;
+    }
+    const T** table = allocate<const T*>(runtime, steps->total());
+    for (int64_t s = 0; s < steps->count; ++s)
+      for (int64_t n = 0; n < steps->rows(s); ++n)
+        table[steps->first(s) + n] =
+            n < steps->rows(s - 1) ? states.at(s - 1, n) : initial + n * size;
+    all = row_table(table);
+  }
+
+  Rows<const T> of_step(int64_t s) const {
+    if (all.table) return row_table(all.table + steps->first(s));
+    if (s == 0) return matrix_rows(all.head, all.head_stride);
+    return matrix_rows(all.base + (s - 1) * all.outer_stride, all.inner_stride);
+  }
+};
+
+// last = the state after each row's last step; the initial one where a row has none.
+template <class T>
+void copy_last_states(const Steps& steps, const Sequence<T>& states, const T* initial, T* last,
+                      int64_t size) {
+  const auto copy = [&](const T* from, int64_t n) {
+    memcpy(last + n * size, from, sizeof(T) * static_cast<size_t>(size));
+  };
+  for (int64_t n = steps.active(); n < steps.batch; ++n) copy(initial + n * size, n);
+  for (int64_t s = 0; s < steps.count; ++s)
+    for (int64_t n = steps.rows(s + 1); n < steps.rows(s); ++n) copy(states.at(s, n), n);
+}
+
+// The gradient of the initial states of rows that have no step.
+template <class T>
+void pass_idle_gradient(const Steps& steps, const T* grad_last, T* grad_initial, int64_t size) {
+  const int64_t idle = steps.active() * size;
+  set_or_zero(grad_last ? grad_last + idle : nullptr, grad_initial + idle,
+              steps.batch * size - idle);
 }
 
 // A bias packed like one row of the product, the two summed; either may be null.
@@ -74,12 +153,6 @@ const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const void
       store(packed + (panels.first(p) + v) * Vector<T>::width, sum);
     }
   return packed;
-}
-
-template <class T>
-void copy_rows(const Rows<const T>& from, T* to, int64_t rows, int64_t columns) {
-  for (int64_t n = 0; n < rows; ++n)
-    memcpy(to + n * columns, from[n], sizeof(T) * static_cast<size_t>(columns));
 }
 
 // How a sequence is walked.
@@ -110,10 +183,20 @@ struct Walk {
 
 // Scratch for the gates of one chunk of steps, for inference; none where steps are fused.
 template <class T>
-Sequence<T> gates_chunk(const Runtime& runtime, const Walk& walk, int64_t batch,
-                        int64_t gates_row) {
-  T* data = walk.fused ? nullptr : allocate<T>(runtime, walk.chunk * batch * gates_row);
-  return {data, batch * gates_row, gates_row, walk.chunk, batch, false};
+Sequence<T> gates_scratch(const Runtime& runtime, const Walk& walk, const Steps& steps,
+                          int64_t gates_row) {
+  const int64_t rows = walk.chunk * steps.batch;
+  return {walk.fused ? nullptr : allocate<T>(runtime, rows * gates_row), steps.batch * gates_row,
+          gates_row, steps, false};
+}
+
+// The same, as it stands while the chunk of step s is worked on.
+template <class T>
+Sequence<T> chunk_of(const Sequence<T>& scratch, const Walk& walk, const Steps& steps, int64_t s) {
+  Sequence<T> chunk = scratch;
+  const int64_t begin = s - s % walk.chunk, last = min_of(begin + walk.chunk, steps.count) - 1;
+  chunk.origin = steps.starts ? min_of(steps.starts[begin], steps.starts[last]) : begin;
+  return chunk;
 }
 
 // Calls body(step, phase, row_begin, row_end, panel_begin, panel_end) so that a phase of a step
@@ -136,73 +219,94 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
   }
 }
 
-// One recurrent product of a backward step: the gate gradients of `ahead` steps on, from column
-// `offset` on, times a weight.
+// One recurrent product of a backward step: `rows` of `ahead` steps on, from column `offset` on,
+// times a weight whose columns are cut into `panels`.
 template <class T>
 struct BackwardProduct {
+  const Panels<T>* panels;
   const Matrix<T>* weight;
+  Rows<const T> rows;
   int64_t offset, ahead;
 };
 
-// Walks the steps backwards. Turn 0 is the last step, s = steps - 1; after the first step comes one
-// turn with s = -1, in which nothing but the gradient of the initial state is left to do. Phase i
-// of a turn computes products[i] and calls epilogue(turn, s, i, n, unit, valid, product) for each
-// vector of units of each row, which leaves its gate gradients in grad_rows, step by step in
-// processing order.
+// Walks the steps backwards. Turn 0 is the last step; after the first step comes one turn more, in
+// which nothing but gradients of initial states are left to do. Phase i of a turn computes
+// products[i] and calls epilogue(s, phase, n, unit, valid, product) for each vector of units of
+// each row; s is the step or, in the turn after a row's first step, -1 (phase 0 only).
 template <class T, class Epilogue>
-void walk_backward(const Runtime& runtime, int64_t steps, int64_t batch, const Panels<T>& panels,
-                   const Rows<const T>& grad_rows, const BackwardProduct<T>* products, int phases,
-                   const Epilogue& epilogue) {
+void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardProduct<T>* products,
+                   int phases, const Epilogue& epilogue) {
   constexpr int width = Vector<T>::width;
-  int64_t depth = 0;
-  for (int i = 0; i < phases; ++i) depth += products[i].weight->depth;
-  const Walk walk(runtime, steps, batch, panels.packed_size(depth) * sizeof(T), 0, 0);
-  const int64_t counts[] = {panels.count, panels.count};
+  int64_t bytes = 0, work = 0, counts[2] = {};
+  for (int i = 0; i < phases; ++i) {
+    const BackwardProduct<T>& product = products[i];
+    bytes += product.panels->packed_size(product.weight->depth) * sizeof(T);
+    work += product_work(steps.batch, product.weight->depth, product.panels->columns);
+    counts[i] = product.panels->count;
+  }
+  const Walk walk(runtime, steps.count, steps.batch, bytes, 0, 0);
   const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
                         int64_t panel_begin, int64_t panel_end) {
     const BackwardProduct<T>& product = products[phase];
-    const int64_t s = steps - 1 - turn;
-    if (s < 0 && phase > 0) return;
+    const Panels<T>& panels = *product.panels;
+    const int64_t s = steps.count - 1 - turn, ahead = s + product.ahead;
+    const int64_t rows_ahead = steps.rows(ahead), rows = steps.rows(s);
+    row_end = min_of(row_end, phase == 0 ? max_of(rows, rows_ahead) : rows);
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
-        if (s + product.ahead < steps)
-          product.weight->accumulate(grad_rows, product.offset, (s + product.ahead) * batch + first,
-                                     count, panels, p, tile.at);
+        const int64_t reached = min_of(count, rows_ahead - first);
+        if (reached > 0)
+          product.weight->accumulate(product.rows, product.offset, steps.first(ahead) + first,
+                                     reached, panels, p, tile.at);
         for (int64_t m = 0; m < count; ++m)
           for (int64_t v = 0; v < vectors; ++v)
-            epilogue(turn, s, phase, first + m, panels.column(p, v), panels.valid(p, v),
-                     load(tile.at + (m * vectors + v) * width));
+            epilogue(first + m < rows ? s : -1, phase, first + m, panels.column(p, v),
+                     panels.valid(p, v), load(tile.at + (m * vectors + v) * width));
       });
     }
   };
-  for_each_step(runtime, steps + 1, batch, walk.share_rows, phases, counts,
-                product_work(batch, depth, panels.columns), body);
+  for_each_step(runtime, steps.count + 1, steps.batch, walk.share_rows, phases, counts, work, body);
 }
 
 // grad_input = gate gradients times weight_ih, where it is wanted.
 template <class T, class Args>
-void input_gradient(const Runtime& runtime, const Args& a, const Rows<const T>& grad_rows,
-                    const Panels<T>& columns, const Matrix<T>& weight_ih) {
+void input_gradient(const Runtime& runtime, const Args& a, const Steps& steps,
+                    const Rows<const T>& grad_rows, const Panels<T>& columns,
+                    const Matrix<T>& weight_ih) {
   const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
-                           a.seq_len, a.batch, a.reverse != 0);
-  multiply_parallel<T>(runtime, grad_rows, grad_x.rows_from(0), a.seq_len * a.batch, columns,
+                           steps, a.reverse != 0);
+  multiply_parallel<T>(runtime, grad_rows, grad_x.all_rows(runtime, steps), steps.total(), columns,
                        weight_ih, nullptr);
 }
 
-// The input half of the gates for `steps` steps from x_step on: gates = bias + x weight_ih^T.
+// The input half of the gates for the chunk of steps that s begins: gates = bias + x weight_ih^T.
 template <class T>
-void project(const Sequence<const T>& x, int64_t x_step, const Sequence<T>& gates,
-             int64_t gates_step, int64_t steps, int64_t row_begin, int64_t row_end,
-             const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-             const Matrix<T>& weight, const T* bias) {
-  const int64_t rows = row_end - row_begin;
-  if (rows <= 0) return;
-  const Rows<const T> from{x.at(x_step, row_begin), rows, x.time, x.row};
-  const Rows<T> to{gates.at(gates_step, row_begin), rows, gates.time, gates.row};
-  multiply(from, to, 0, steps * rows, panels, panel_begin, panel_end, weight, bias);
+void project(const Walk& walk, const Steps& steps, int64_t s, const Sequence<const T>& x,
+             const Sequence<T>& gates, int64_t row_begin, int64_t row_end, const Panels<T>& panels,
+             int64_t panel_begin, int64_t panel_end, const Matrix<T>& weight, const T* bias) {
+  const int64_t end = min_of(s + walk.chunk, steps.count), rows = row_end - row_begin;
+  const auto run = [&](const Rows<const T>& from, const Rows<T>& to, int64_t count) {
+    multiply(from, to, 0, count, panels, panel_begin, panel_end, weight, bias);
+  };
+  if (!steps.starts) {
+    if (rows > 0)
+      run({x.at(s, row_begin), rows, x.time, x.row},
+          {gates.at(s, row_begin), rows, gates.time, gates.row}, (end - s) * rows);
+  } else if (row_begin == 0 && row_end == steps.batch) {
+    // All rows of these steps are neighbours, whatever the direction.
+    const int64_t lowest = steps.starts[s] < steps.starts[end - 1] ? s : end - 1;
+    run(x.step_rows(lowest), gates.step_rows(lowest), steps.first(end) - steps.first(s));
+  } else {
+    for (int64_t step = s; step < end; ++step) {
+      const int64_t count = min_of(row_end, steps.rows(step)) - row_begin;
+      if (count > 0)
+        run(matrix_rows(x.at(step, row_begin), x.row),
+            matrix_rows(gates.at(step, row_begin), gates.row), count);
+    }
+  }
 }
 
 // tile = the packed bias, for `count` rows of panel p.

@@ -1,11 +1,17 @@
-"""What LSTM, GRU and RNN share: which calls the kernels take, and the walk through the layers."""
+"""What LSTM, GRU and RNN share: options, which calls the kernels take, the walk through layers."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnfast import backend
+from rnnfast import backend, ops
+from rnnfast.modules.lengths import Packing
+from rnnfast.recompute import in_segments
 
 
 class Recurrent(nn.RNNBase):
@@ -19,61 +25,223 @@ class Recurrent(nn.RNNBase):
     every instance of these.
     """
 
-    # How many states each layer has.
-    _num_states = 1
-    # Whether the equations are ones that torch's operators do not have.
-    _kernels_only = False
+    # torch's module of the same name.
+    _torch: type[nn.RNNBase]
+    # Of each state, its name.
+    _state_names: tuple[str, ...] = ("h_0",)
+
+    # Options that torch's modules do not have, at the values that make the same module.
+    _options: tuple[str, ...] = ("memory", "return_states", "learn_initial_state", "recurrent_init")
+    memory: str = "full"
+    return_states: bool = False
+    learn_initial_state: bool = False
+    recurrent_init: str = "uniform"
+
+    def __init__(
+        self,
+        mode: str,
+        *args,
+        memory: str = "full",
+        return_states: bool = False,
+        learn_initial_state: bool = False,
+        recurrent_init: str = "uniform",
+        **kwargs,
+    ) -> None:
+        _check_choice("memory", memory, ("full", "recompute"))
+        _check_choice("recurrent_init", recurrent_init, ("uniform", "orthogonal"))
+        if return_states and memory == "recompute":
+            raise ValueError(
+                "return_states=True keeps the states of every step, which memory='recompute' is to "
+                "avoid: only one of them can be had"
+            )
+        super().__init__(mode, *args, **kwargs)
+        self.memory = memory
+        self.return_states = return_states
+        self.learn_initial_state = learn_initial_state
+        self.recurrent_init = recurrent_init
+        if learn_initial_state:
+            like = self._current_weights()[0][0]
+            for name, size in zip(self._state_names, self._state_sizes(), strict=True):
+                initial = like.new_zeros(len(self._all_weights), size)
+                self.register_parameter(name, nn.Parameter(initial))
+        self._initialize()
+
+    def reset_parameters(self) -> None:
+        """Initialises all parameters anew, as the constructor did."""
+        super().reset_parameters()
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """What initialisation has beyond torch's."""
+        with torch.no_grad():
+            if self.learn_initial_state:
+                for name in self._state_names:
+                    getattr(self, name).zero_()
+            if self.recurrent_init == "orthogonal":
+                for _, weight_hh, *_ in self._current_weights():
+                    for gate in weight_hh.split(self.hidden_size):
+                        nn.init.orthogonal_(gate)
+
+    def _state_sizes(self) -> tuple[int, ...]:
+        """The features of each state."""
+        return (self.hidden_size,)
+
+    def _beyond_torch(self) -> bool:
+        """Whether the module computes what torch's cannot."""
+        return self.return_states or self.learn_initial_state
 
     def _run_layer(
-        self, input: Tensor, states: list[Tensor], weights: list[Tensor], reverse: bool
+        self,
+        weights: list[Tensor | None],
+        input: Tensor,
+        *states: Tensor,
+        batch_sizes: Tensor | None,
+        batch_first: bool,
+        reverse: bool,
     ) -> tuple[Tensor, ...]:
-        """One layer in one direction: output, then the final states."""
+        """One layer in one direction: output, the final states and, with ``return_states``, what
+        of all steps' states output does not tell."""
         raise NotImplementedError
 
+    def _forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        states: tuple[Any, ...] | None,
+        lengths: Tensor | Sequence[int] | None,
+    ) -> tuple[Any, ...]:
+        """Output, the tuple of final states and, with ``return_states``, those of all steps.
+
+        Args:
+            input, hx, lengths: as for forward.
+            states: what `hx` holds; ``None`` if it was not given.
+        """
+        if lengths is not None and not (isinstance(input, Tensor) and input.dim() == 3):
+            raise ValueError(
+                f"lengths go with a padded batch, a 3-D input; got input {backend.describe(input)}"
+            )
+        required = self._beyond_torch() or lengths is not None
+        data = input.data if isinstance(input, PackedSequence) else input
+        if backend.use_kernels(type(self).__name__, data, required=required):
+            results = self._run(input, states, lengths)
+            if results is not None:
+                return results
+        output, final = self._torch.forward(self, input, hx)
+        if required:
+            raise RuntimeError(
+                f"{type(self).__name__} with {self._options_text()} or lengths cannot serve input "
+                f"{backend.describe(input)} and hx {backend.describe(hx)} with weights like "
+                f"{backend.describe(self._current_weights()[0][0])}"
+            )
+        return output, final if isinstance(final, tuple) else (final,)
+
     def _run(
-        self, input: Tensor | PackedSequence, states: tuple[Tensor, ...] | None
-    ) -> tuple[Tensor, ...] | None:
-        """Output, then the final states; or ``None`` where the call is left to torch's forward."""
-        if not backend.use_kernels(
-            type(self).__name__, input, proj_size=self.proj_size, required=self._kernels_only
-        ):
-            return None
+        self,
+        input: Tensor | PackedSequence,
+        states: tuple[Any, ...] | None,
+        lengths: Tensor | Sequence[int] | None,
+    ) -> tuple[Any, ...] | None:
+        """What `_forward` returns, or ``None`` where the call is left to torch's forward."""
+        is_packed = isinstance(input, PackedSequence)
+        data = input.data if is_packed else input
         weights = self._current_weights()
         first = weights[0][0]
-        shape = input.shape
+        shape = data.shape
         batched = len(shape) == 3
-        batch_dim = 0 if self.batch_first else 1
+        dtype, result_dtype = backend.dtypes(self.mode, data.dtype)
         if (
-            (not batched and len(shape) != 2)
-            or shape[-1] != self.input_size
-            or first.dtype != input.dtype
-            or not first.is_cpu
+            shape[-1:] != (self.input_size,)
+            or not backend.same_kind(first, data)
+            or (len(shape) != 2 if is_packed else len(shape) not in (2, 3))
         ):
             return None
-        seq_len, batch = (shape[1 - batch_dim], shape[batch_dim]) if batched else (shape[0], 1)
+        batch_dim = 0 if self.batch_first else 1
+        if is_packed:
+            _, batch_sizes, order, restore = input
+            seq_len, batch = batch_sizes.numel(), int(batch_sizes[0])
+        else:
+            batch_sizes = order = restore = None
+            seq_len, batch = (shape[1 - batch_dim], shape[batch_dim]) if batched else (shape[0], 1)
         if seq_len == 0:
             return None
-        if states is not None:
-            size = (len(weights), batch, self.hidden_size)
-            if not batched:
-                size = (len(weights), self.hidden_size)
-            for state in states:
-                if state.shape != size or state.dtype != input.dtype or not state.is_cpu:
+        sizes = self._state_sizes()
+        if states is None and self.learn_initial_state:
+            states = tuple(
+                getattr(self, name).unsqueeze(1).expand(-1, batch, -1) for name in self._state_names
+            )
+        elif states is not None:
+            if len(states) != len(sizes):
+                return None
+            for state, size in zip(states, sizes, strict=True):
+                expected = (len(weights), batch, size)
+                if not (batched or is_packed):
+                    expected = (len(weights), size)
+                if not (
+                    isinstance(state, Tensor)
+                    and state.shape == expected
+                    and backend.same_kind(state, data)
+                ):
                     return None
-        if not self._kernels_only and backend.auto_prefers_torch(
-            self.mode, input.dtype, batch, seq_len, self.input_size, self.hidden_size
+            if not (batched or is_packed):
+                states = tuple(state.unsqueeze(1) for state in states)
+        if (
+            not (is_packed or lengths is not None or self._beyond_torch() or self.proj_size)
+            and self.memory == "full"
+            and dtype == result_dtype
+            and not ops.transformed()
+            and backend.auto_prefers_torch(
+                self.mode, dtype, batch, seq_len, self.input_size, self.hidden_size
+            )
         ):
             return None
 
-        if batched:
-            return self._run_layers(input, states, weights, batch)
-        if states is not None:
-            states = tuple(state.unsqueeze(1) for state in states)
-        output, *states = self._run_layers(input.unsqueeze(batch_dim), states, weights, batch)
-        return output.squeeze(batch_dim), *(state.squeeze(1) for state in states)
+        packing = None
+        if lengths is not None:
+            packing = Packing.of(lengths, seq_len, batch, self.batch_first)
+            batch_sizes, order, restore = packing[:3]
+            data = packing.pack(data)
+        elif not (batched or is_packed):
+            data = data.unsqueeze(batch_dim)
+        if order is not None and states is not None:
+            states = tuple(state.index_select(1, order) for state in states)
 
-    def _current_weights(self) -> list[list[Tensor]]:
-        """The weights of each layer and direction.
+        with backend.without_autocast():
+            output, final, every = self._run_layers(
+                backend.cast(data, dtype),
+                None if states is None else [backend.cast(state, dtype) for state in states],
+                [[backend.cast(weight, dtype) for weight in layer] for layer in weights],
+                batch,
+                batch_sizes,
+            )
+
+        def give_back(sequence: Tensor) -> Tensor | PackedSequence:
+            sequence = backend.cast(sequence, result_dtype)
+            if is_packed:
+                return PackedSequence(sequence, *input[1:])
+            if packing is not None:
+                return packing.unpack(sequence, like=input)
+            return sequence if batched else sequence.squeeze(batch_dim)
+
+        if restore is not None:
+            final = [state.index_select(1, restore) for state in final]
+        if not (batched or is_packed):
+            final = [state.squeeze(1) for state in final]
+        final = tuple(
+            backend.cast(state, self._final_dtype(index, data.dtype, result_dtype))
+            for index, state in enumerate(final)
+        )
+        if not self.return_states:
+            return give_back(output), final
+        return give_back(output), final, tuple(tuple(map(give_back, layer)) for layer in every)
+
+    def _final_dtype(self, index: int, input_dtype: torch.dtype,
+                     result_dtype: torch.dtype) -> torch.dtype:  # fmt: skip
+        """The dtype of a final state."""
+        return result_dtype
+
+    def _current_weights(self) -> list[list[Tensor | None]]:
+        """The weights of each layer and direction: weight_ih, weight_hh, then bias_ih and bias_hh
+        (``None`` without bias), then weight_hr where there is a projection.
 
         Looked up at each call, for they may have been replaced since the last (assignment,
         ``functional_call``, parametrizations); in the dictionary first, since ``getattr`` of a
@@ -86,43 +254,78 @@ class Recurrent(nn.RNNBase):
             for index, weight in enumerate(found):
                 if weight is None:
                     found[index] = getattr(self, names[index])
+            if not self.bias:
+                found[2:2] = [None, None]
             weights.append(found)
         return weights
 
     def _run_layers(
         self,
         input: Tensor,
-        states: tuple[Tensor, ...] | None,
-        weights: list[list[Tensor]],
+        states: list[Tensor] | None,
+        weights: list[list[Tensor | None]],
         batch: int,
-    ) -> tuple[Tensor, ...]:
+        batch_sizes: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, ...]]]:
+        """Output, final states `(num_layers * D, batch, size)`, all states of each layer."""
         if states is None:
-            zeros = input.new_zeros(batch, self.hidden_size)
-            initial = [[zeros] * self._num_states] * len(weights)
+            zeros = [input.new_zeros(batch, size) for size in self._state_sizes()]
+            initial = [zeros] * len(weights)
         else:
             initial = list(zip(*(state.unbind(0) for state in states), strict=True))
+        batch_first = self.batch_first and batch_sizes is None
+        num_states = len(self._state_names)
         directions = 2 if self.bidirectional else 1
-        final = []
+        final, every = [], []
+        in_parts = self.memory == "recompute" and torch.is_grad_enabled() and not ops.transformed()
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout > 0 and self.training:
-                input = self._drop(input)
-            outputs = []
+                input = self._drop(input, batch_first)
+            results = []
             for direction in range(directions):
                 index = layer * directions + direction
-                output, *last = self._run_layer(
-                    input, initial[index], weights[index], direction == 1
+                run = partial(in_segments, self._run_layer) if in_parts else self._run_layer
+                output, *rest = run(
+                    weights[index],
+                    input,
+                    *initial[index],
+                    batch_sizes=batch_sizes,
+                    batch_first=batch_first,
+                    reverse=direction == 1,
                 )
-                outputs.append(output)
-                final.append(last)
-            input = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+                final.append(rest[:num_states])
+                results.append((output, *rest[num_states:]))
+            joined = results[0]
+            if directions == 2:
+                joined = tuple(torch.cat(pair, dim=-1) for pair in zip(*results, strict=True))
+            input = joined[0]
+            every.append(joined)
         if len(final) == 1:
-            return input, *(state.unsqueeze(0) for state in final[0])
-        return input, *(torch.stack(layers) for layers in zip(*final, strict=True))
+            return input, [state.unsqueeze(0) for state in final[0]], every
+        return input, [torch.stack(layers) for layers in zip(*final, strict=True)], every
 
-    def _drop(self, output: Tensor) -> Tensor:
+    def _drop(self, output: Tensor, batch_first: bool) -> Tensor:
         """Dropout between layers, with the mask that torch's modules draw from the same seed."""
-        if not self.batch_first:
+        if not batch_first:
             return dropout(output, self.dropout)
         # torch draws it in time-major order.
         mask = dropout(output.new_ones(output.transpose(0, 1).shape), self.dropout)
         return output * mask.transpose(0, 1)
+
+    def extra_repr(self) -> str:
+        own = self._options_text()
+        return f"{super().extra_repr()}, {own}" if own else super().extra_repr()
+
+    def _options_text(self) -> str:
+        """The options that are not at their defaults."""
+        defaults = type(self)
+        return ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name in self._options
+            if getattr(self, name) != getattr(defaults, name)
+        )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -13,6 +13,8 @@ class _Cell(nn.RNNCellBase):
     forward of torch's module, which serves it or raises torch's error.
     """
 
+    # torch's module of the same name.
+    _torch: type[nn.RNNCellBase]
     # By what name the rule of the backend knows it.
     _kind: str
     # How many states there are.
@@ -20,7 +22,9 @@ class _Cell(nn.RNNCellBase):
     # Whether the equations are ones that torch's operators do not have.
     _kernels_only = False
 
-    def _run_step(self, input: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _run_step(
+        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, ...]:
         """One step on `(1, batch, input_size)`: a sequence of one output, then the new states."""
         raise NotImplementedError
 
@@ -28,13 +32,11 @@ class _Cell(nn.RNNCellBase):
         """The new states; or ``None`` where the call is left to torch's forward."""
         if not backend.use_kernels(type(self).__name__, input, required=self._kernels_only):
             return None
-        weight_ih = self.weight_ih
         shape = input.shape
         if (
             len(shape) not in (1, 2)
             or shape[-1] != self.input_size
-            or weight_ih.dtype != input.dtype
-            or not weight_ih.is_cpu
+            or not backend.same_kind(self.weight_ih, input)
         ):
             return None
         size = (*shape[:-1], self.hidden_size)
@@ -42,19 +44,37 @@ class _Cell(nn.RNNCellBase):
             states = (input.new_zeros(size),) * self._num_states
         else:
             for state in states:
-                if state.shape != size or state.dtype != input.dtype or not state.is_cpu:
+                if not (
+                    isinstance(state, Tensor)
+                    and state.shape == size
+                    and backend.same_kind(state, input)
+                ):
                     return None
-        batch = size[0] if len(size) == 2 else 1
-        if not self._kernels_only and backend.auto_prefers_torch(
-            self._kind, input.dtype, batch, 1, self.input_size, self.hidden_size
+        batched = len(size) == 2
+        dtype, result_dtype = backend.dtypes(self._kind, input.dtype)
+        if (
+            not self._kernels_only
+            and dtype == result_dtype
+            and not ops.transformed()
+            and backend.auto_prefers_torch(
+                self._kind, dtype, size[0] if batched else 1, 1, self.input_size, self.hidden_size
+            )
         ):
             return None
 
-        input = input.unsqueeze(0)
-        if len(size) == 2:
-            return self._run_step(input, states)[1:]
-        states = tuple(state.unsqueeze(0) for state in states)
-        return tuple(state.squeeze(0) for state in self._run_step(input.unsqueeze(0), states)[1:])
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        if dtype != input.dtype or self.weight_ih.dtype != dtype:
+            input = input.to(dtype)
+            weights = tuple(backend.cast(weight, dtype) for weight in weights)
+        states = tuple(backend.cast(state, dtype) for state in states)
+        if not batched:
+            input = input.unsqueeze(0)
+            states = tuple(state.unsqueeze(0) for state in states)
+        with backend.without_autocast():
+            states = self._run_step(input.unsqueeze(0), states, weights)[1:]
+        if not batched:
+            states = tuple(state.squeeze(0) for state in states)
+        return tuple(backend.cast(state, result_dtype) for state in states)
 
 
 class LSTMCell(_Cell):
@@ -91,6 +111,7 @@ class LSTMCell(_Cell):
         if the backend ``"rnnfast"`` was asked for and cannot serve the input.
     """
 
+    _torch = nn.LSTMCell
     _kind = "LSTMCell"
     _num_states = 2
 
@@ -105,10 +126,12 @@ class LSTMCell(_Cell):
         states = None
         if hx is None or (isinstance(hx, (tuple, list)) and len(hx) == 2):
             states = self._run(input, hx)
-        return nn.LSTMCell.forward(self, input, hx) if states is None else states
+        return self._torch.forward(self, input, hx) if states is None else states
 
-    def _run_step(self, input: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return ops.lstm(input, *states, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+    def _run_step(
+        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, ...]:
+        return ops.lstm(input, *states, *weights)
 
 
 class GRUCell(_Cell):
@@ -148,7 +171,9 @@ class GRUCell(_Cell):
         serve the input.
     """
 
+    _torch = nn.GRUCell
     _kind = "GRUCell"
+    reset_after: bool = True
 
     def __init__(
         self,
@@ -171,26 +196,18 @@ class GRUCell(_Cell):
         states = self._run(input, None if hx is None else (hx,))
         if states is not None:
             return states[0]
-        if self.reset_after:
-            return nn.GRUCell.forward(self, input, hx)
-        raise RuntimeError(
-            f"GRUCell with reset_after=False expects input of shape (batch, {self.input_size}) or "
-            f"({self.input_size},) and hx None or of shape (batch, {self.hidden_size}) or "
-            f"({self.hidden_size},), all of the dtype and device of the weights "
-            f"({self.weight_ih.dtype}, {self.weight_ih.device}); "
-            f"got input {backend.describe(input)} and hx {backend.describe(hx)}"
-        )
+        new = self._torch.forward(self, input, hx)
+        if not self.reset_after:
+            raise RuntimeError(
+                f"GRUCell with reset_after=False cannot serve input {backend.describe(input)} and "
+                f"hx {backend.describe(hx)} with weights like {backend.describe(self.weight_ih)}"
+            )
+        return new
 
-    def _run_step(self, input: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return ops.gru(
-            input,
-            *states,
-            self.weight_ih,
-            self.weight_hh,
-            self.bias_ih,
-            self.bias_hh,
-            reset_after=self.reset_after,
-        )
+    def _run_step(
+        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, ...]:
+        return ops.gru(input, *states, *weights, reset_after=self.reset_after)
 
     def extra_repr(self) -> str:
         form = "" if self.reset_after else ", reset_after=False"
@@ -232,6 +249,7 @@ class RNNCell(_Cell):
         if the backend ``"rnnfast"`` was asked for and cannot serve the input.
     """
 
+    _torch = nn.RNNCell
     _kind = "RNNCell"
 
     def __init__(
@@ -250,15 +268,9 @@ class RNNCell(_Cell):
         states = None
         if self.nonlinearity in ("tanh", "relu"):
             states = self._run(input, None if hx is None else (hx,))
-        return nn.RNNCell.forward(self, input, hx) if states is None else states[0]
+        return self._torch.forward(self, input, hx) if states is None else states[0]
 
-    def _run_step(self, input: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return ops.rnn(
-            input,
-            *states,
-            self.weight_ih,
-            self.weight_hh,
-            self.bias_ih,
-            self.bias_hh,
-            nonlinearity=self.nonlinearity,
-        )
+    def _run_step(
+        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, ...]:
+        return ops.rnn(input, *states, *weights, nonlinearity=self.nonlinearity)

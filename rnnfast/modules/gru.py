@@ -1,14 +1,17 @@
 """The GRU module."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnfast import backend, ops
+from rnnfast import ops
 from rnnfast.modules.base import Recurrent
 
 
 class GRU(Recurrent):
-    r"""GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None, *, reset_after=True)
+    r"""GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None, *, memory="full", return_states=False, learn_initial_state=False, recurrent_init="uniform", reset_after=True)
 
     A stack of gated recurrent unit layers, in place of :class:`torch.nn.GRU`.
 
@@ -33,17 +36,30 @@ class GRU(Recurrent):
         dropout: probability with which an output of any layer but the last is zeroed in training.
         bidirectional: whether each layer also runs backwards in time.
         device, dtype: of the parameters.
+        memory: ``"full"`` keeps what backward needs; ``"recompute"`` keeps the states of about
+            :math:`\sqrt{\text{seq\_len}}` steps only, and runs forward again in backward: the same
+            gradients, up to rounding, in less memory and more time.
+        return_states: whether a third result gives the states of all steps.
+        learn_initial_state: whether the initial state used when none is given is learnt:
+            parameter `h_0`, `(num_layers * D, features)`, zero at first.
+        recurrent_init: ``"uniform"``, torch's, or ``"orthogonal"`` (Saxe et al. 2014): each gate's
+            block of weight_hh is made orthogonal.
         reset_after: whether the reset gate acts after the recurrent product (torch's form) or
             before it (the original paper's, which only the kernels serve). Keras' word.
 
     Inputs: input, h_0
-        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence` (served by
-          torch's operators).
+        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence`.
         - **h_0**: the initial state of every layer and direction; zeros if not given.
+        - **lengths** (keyword): how many steps each sequence of a padded batch has, `(batch)`
+          integers from 0 to `seq_len`; all of them if not given. No work is done beyond a
+          sequence's end, where output is 0; its final state is the one after its last step, or the
+          initial state if it has none.
 
     Outputs: output, h_n
         - **output**: :math:`h_t` of the last layer for each `t`, both directions concatenated.
         - **h_n**: the final state of every layer and direction.
+        - **states** (with ``return_states=True``): of each layer, :math:`h_t` for each `t`,
+          shaped like output, both directions concatenated.
 
     Shape:
         - input: `(seq_len, batch, input_size)`, `(batch, seq_len, input_size)` with
@@ -68,46 +84,44 @@ class GRU(Recurrent):
         serve the input.
     """  # noqa: E501
 
+    _torch = nn.GRU
+    _options = (*Recurrent._options, "reset_after")
+    reset_after: bool = True
+
     def __init__(self, *args, reset_after: bool = True, **kwargs) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         super().__init__("GRU", *args, **kwargs)
         self.reset_after = reset_after
 
-    @property
-    def _kernels_only(self) -> bool:
-        return not self.reset_after
+    def _beyond_torch(self) -> bool:
+        return not self.reset_after or super()._beyond_torch()
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        result = self._run(input, None if hx is None else (hx,))
-        if result is not None:
-            return result
-        if self.reset_after:
-            return nn.GRU.forward(self, input, hx)
-        layers = self.num_layers * (2 if self.bidirectional else 1)
-        batched = "batch, seq_len" if self.batch_first else "seq_len, batch"
-        raise RuntimeError(
-            f"GRU with reset_after=False expects input of shape ({batched}, {self.input_size}) or "
-            f"(seq_len, {self.input_size}), seq_len > 0, and hx None or of shape "
-            f"({layers}, batch, {self.hidden_size}) or ({layers}, {self.hidden_size}), all of the "
-            f"dtype and device of the weights ({self._current_weights()[0][0].dtype}, cpu); "
-            f"got input {backend.describe(input)} and hx {backend.describe(hx)}"
-        )
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, ...]:
+        output, (h_n,), *every = self._forward(input, hx, None if hx is None else (hx,), lengths)
+        return output, h_n, *(tuple(h for (h,) in layers) for layers in every)
 
     def _run_layer(
-        self, input: Tensor, states: list[Tensor], weights: list[Tensor], reverse: bool
+        self,
+        weights: list[Tensor | None],
+        input: Tensor,
+        *states: Tensor,
+        batch_sizes: Tensor | None,
+        batch_first: bool,
+        reverse: bool,
     ) -> tuple[Tensor, ...]:
         return ops.gru(
             input,
             *states,
             *weights,
+            batch_sizes=batch_sizes,
             reset_after=self.reset_after,
-            batch_first=self.batch_first,
+            batch_first=batch_first,
             reverse=reverse,
         )
-
-    def extra_repr(self) -> str:
-        form = "" if self.reset_after else ", reset_after=False"
-        return super().extra_repr() + form

@@ -1,5 +1,9 @@
 """The LSTM module."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -8,7 +12,7 @@ from rnnfast.modules.base import Recurrent
 
 
 class LSTM(Recurrent):
-    r"""LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None)
+    r"""LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None, *, memory="full", return_states=False, learn_initial_state=False, recurrent_init="uniform", forget_bias=None)
 
     A stack of long short-term memory layers, in place of :class:`torch.nn.LSTM`.
 
@@ -31,17 +35,32 @@ class LSTM(Recurrent):
         batch_first: whether sequences are `(batch, seq_len, features)`; states never are.
         dropout: probability with which an output of any layer but the last is zeroed in training.
         bidirectional: whether each layer also runs backwards in time.
-        proj_size: size of a projection of :math:`h_t`, 0 for none (served by torch's operators).
+        proj_size: size of a projection of :math:`h_t` (Sak et al. 2014), 0 for none.
         device, dtype: of the parameters.
+        memory: ``"full"`` keeps what backward needs; ``"recompute"`` keeps the states of about
+            :math:`\sqrt{\text{seq\_len}}` steps only, and runs forward again in backward: the same
+            gradients, up to rounding, in less memory and more time.
+        return_states: whether a third result gives the states of all steps.
+        learn_initial_state: whether the initial states used when none is given is learnt:
+            parameters `h_0` and `c_0`, `(num_layers * D, features)`, zero at first.
+        recurrent_init: ``"uniform"``, torch's, or ``"orthogonal"`` (Saxe et al. 2014): each gate's
+            block of weight_hh is made orthogonal.
+        forget_bias: what the forget gates' biases add up to at first (Gers et al. 2000 and
+            Jozefowicz et al. 2015 take 1); ``None`` for torch's random ones.
 
     Inputs: input, (h_0, c_0)
-        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence` (served by
-          torch's operators).
+        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence`.
         - **h_0**, **c_0**: the initial states of every layer and direction; zeros if not given.
+        - **lengths** (keyword): how many steps each sequence of a padded batch has, `(batch)`
+          integers from 0 to `seq_len`; all of them if not given. No work is done beyond a
+          sequence's end, where output is 0; its final state is the one after its last step, or the
+          initial state if it has none.
 
     Outputs: output, (h_n, c_n)
         - **output**: :math:`h_t` of the last layer for each `t`, both directions concatenated.
         - **h_n**, **c_n**: the final states of every layer and direction.
+        - **states** (with ``return_states=True``): of each layer, pairs of :math:`h_t` and :math:`c_t` for each `t`,
+          shaped like output, both directions concatenated.
 
     Shape:
         - input: `(seq_len, batch, input_size)`, `(batch, seq_len, input_size)` with
@@ -65,27 +84,68 @@ class LSTM(Recurrent):
         the backend ``"rnnfast"`` was asked for and cannot serve the input.
     """  # noqa: E501
 
-    _num_states = 2
+    _torch = nn.LSTM
+    _state_names = ("h_0", "c_0")
+    _options = (*Recurrent._options, "forget_bias")
+    forget_bias: float | None = None
 
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args
     permute_hidden = nn.LSTM.permute_hidden
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, forget_bias: float | None = None, **kwargs) -> None:
         super().__init__("LSTM", *args, **kwargs)
+        if forget_bias is not None and not self.bias:
+            raise ValueError(f"forget_bias={forget_bias} needs bias=True")
+        self.forget_bias = forget_bias
+        self._initialize()
+
+    def _initialize(self) -> None:
+        super()._initialize()
+        if self.forget_bias is None:
+            return
+        forget = slice(self.hidden_size, 2 * self.hidden_size)
+        with torch.no_grad():
+            for _, _, bias_ih, bias_hh, *_ in self._current_weights():
+                bias_ih[forget] = self.forget_bias
+                bias_hh[forget] = 0
+
+    def _state_sizes(self) -> tuple[int, ...]:
+        return (self.proj_size or self.hidden_size, self.hidden_size)
+
+    def _final_dtype(
+        self, index: int, input_dtype: torch.dtype, result_dtype: torch.dtype
+    ) -> torch.dtype:
+        # torch's autocast lowers the product with weight_hr, and so what it gives, alone.
+        return input_dtype if self.proj_size and index == 1 else result_dtype
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
-        result = None
-        if hx is None or (isinstance(hx, (tuple, list)) and len(hx) == 2):
-            result = self._run(input, hx)
-        if result is None:
-            return nn.LSTM.forward(self, input, hx)
-        output, h_n, c_n = result
-        return output, (h_n, c_n)
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, ...]:
+        states = hx
+        if hx is not None:
+            states = tuple(hx) if isinstance(hx, (tuple, list)) else ()
+        return self._forward(input, hx, states, lengths)
 
     def _run_layer(
-        self, input: Tensor, states: list[Tensor], weights: list[Tensor], reverse: bool
+        self,
+        weights: list[Tensor | None],
+        input: Tensor,
+        *states: Tensor,
+        batch_sizes: Tensor | None,
+        batch_first: bool,
+        reverse: bool,
     ) -> tuple[Tensor, ...]:
-        return ops.lstm(input, *states, *weights, batch_first=self.batch_first, reverse=reverse)
+        return ops.lstm(
+            input,
+            *states,
+            *weights,
+            batch_sizes=batch_sizes,
+            batch_first=batch_first,
+            reverse=reverse,
+            return_cells=self.return_states,
+        )

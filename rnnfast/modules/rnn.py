@@ -1,5 +1,8 @@
 """The plain RNN module."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -10,7 +13,7 @@ _MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
 
 
 class RNN(Recurrent):
-    r"""RNN(input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None)
+    r"""RNN(input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None, *, memory="full", return_states=False, learn_initial_state=False, recurrent_init="uniform")
 
     A stack of simple recurrent layers, in place of :class:`torch.nn.RNN`.
 
@@ -31,15 +34,28 @@ class RNN(Recurrent):
         dropout: probability with which an output of any layer but the last is zeroed in training.
         bidirectional: whether each layer also runs backwards in time.
         device, dtype: of the parameters.
+        memory: ``"full"`` keeps what backward needs; ``"recompute"`` keeps the states of about
+            :math:`\sqrt{\text{seq\_len}}` steps only, and runs forward again in backward: the same
+            gradients, up to rounding, in less memory and more time.
+        return_states: whether a third result gives the states of all steps.
+        learn_initial_state: whether the initial state used when none is given is learnt:
+            parameter `h_0`, `(num_layers * D, features)`, zero at first.
+        recurrent_init: ``"uniform"``, torch's, or ``"orthogonal"`` (Saxe et al. 2014): each gate's
+            block of weight_hh is made orthogonal.
 
     Inputs: input, h_0
-        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence` (served by
-          torch's operators).
+        - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence`.
         - **h_0**: the initial state of every layer and direction; zeros if not given.
+        - **lengths** (keyword): how many steps each sequence of a padded batch has, `(batch)`
+          integers from 0 to `seq_len`; all of them if not given. No work is done beyond a
+          sequence's end, where output is 0; its final state is the one after its last step, or the
+          initial state if it has none.
 
     Outputs: output, h_n
         - **output**: :math:`h_t` of the last layer for each `t`, both directions concatenated.
         - **h_n**: the final state of every layer and direction.
+        - **states** (with ``return_states=True``): of each layer, :math:`h_t` for each `t`,
+          shaped like output, both directions concatenated.
 
     Shape:
         - input: `(seq_len, batch, input_size)`, `(batch, seq_len, input_size)` with
@@ -63,6 +79,8 @@ class RNN(Recurrent):
         the backend ``"rnnfast"`` was asked for and cannot serve the input.
     """  # noqa: E501
 
+    _torch = nn.RNN
+
     def __init__(self, *args, **kwargs) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -79,19 +97,30 @@ class RNN(Recurrent):
         self.nonlinearity = nonlinearity
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        result = self._run(input, None if hx is None else (hx,))
-        return nn.RNN.forward(self, input, hx) if result is None else result
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, ...]:
+        output, (h_n,), *every = self._forward(input, hx, None if hx is None else (hx,), lengths)
+        return output, h_n, *(tuple(h for (h,) in layers) for layers in every)
 
     def _run_layer(
-        self, input: Tensor, states: list[Tensor], weights: list[Tensor], reverse: bool
+        self,
+        weights: list[Tensor | None],
+        input: Tensor,
+        *states: Tensor,
+        batch_sizes: Tensor | None,
+        batch_first: bool,
+        reverse: bool,
     ) -> tuple[Tensor, ...]:
         return ops.rnn(
             input,
             *states,
             *weights,
+            batch_sizes=batch_sizes,
             nonlinearity=self.nonlinearity,
-            batch_first=self.batch_first,
+            batch_first=batch_first,
             reverse=reverse,
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import rnnfast
 from rnnfast import reference
@@ -41,6 +42,8 @@ class Case:
     bias: bool = True
     batch_first: bool = False
     bidirectional: bool = False
+    packed: bool = False
+    proj_size: int = 0
 
     @property
     def draws(self) -> int:
@@ -48,8 +51,11 @@ class Case:
         return max(3, min(100, 600 // self.hidden_size))
 
     def __str__(self) -> str:
-        flags = [name for name in ("batch_first", "bidirectional") if getattr(self, name)]
+        flags = [
+            name for name in ("batch_first", "bidirectional", "packed") if getattr(self, name)
+        ]
         flags += [] if self.bias else ["no_bias"]
+        flags += [f"P{self.proj_size}"] if self.proj_size else []
         sizes = f"I{self.input_size} H{self.hidden_size} N{self.batch} T{self.seq_len}"
         return " ".join([sizes, *flags])
 
@@ -79,21 +85,31 @@ LARGE_CASES = [
     Case(650, 650, 20, 2),
     Case(64, 1024, 3, 2, batch_first=True),
 ]
-CASES = covering_cases() + LARGE_CASES
+# Rows of unequal length: few and many, fused and projected ahead, both directions.
+PACKED_CASES = [
+    Case(5, 17, 3, 7, packed=True),
+    Case(64, 64, 16, 20, packed=True, bidirectional=True),
+    Case(3, 33, 41, 9, packed=True, bidirectional=True, bias=False),
+    Case(1000, 24, 13, 7, packed=True, bidirectional=True),
+    Case(40, 300, 8, 6, packed=True, bidirectional=True),
+]
+# Projections of h, for LSTM.
+PROJECTED_CASES = [
+    Case(5, 17, 3, 7, proj_size=4),
+    Case(64, 64, 16, 20, proj_size=16, bidirectional=True, batch_first=True),
+    Case(31, 129, 20, 2, proj_size=65, bias=False),
+    Case(33, 128, 6, 1, proj_size=33),
+    Case(40, 300, 5, 6, proj_size=130, bidirectional=True, packed=True),
+]
+CASES = covering_cases() + LARGE_CASES + PACKED_CASES
 
 
 class ReferenceGRU(rnnfast.GRU):
     """The GRU module with the plain-torch loop in place of the kernels."""
 
-    def _run_layer(self, input, states, weights, reverse):
-        return reference.gru(
-            input,
-            *states,
-            *weights,
-            reset_after=self.reset_after,
-            batch_first=self.batch_first,
-            reverse=reverse,
-        )[:2]
+    def _run_layer(self, weights, input, *states, **options):
+        options |= {"reset_after": self.reset_after}
+        return reference.gru(input, *states, *weights, **options)[:2]
 
 
 # name: (torch's module, ours)
@@ -122,21 +138,30 @@ def forward_and_gradients(build, cell: str, case: Case, draw: int, dtype: torch.
         bias=case.bias,
         batch_first=case.batch_first,
         bidirectional=case.bidirectional,
+        **({"proj_size": case.proj_size} if case.proj_size else {}),
     )
     directions = 2 if case.bidirectional else 1
     sequence = (case.batch, case.seq_len) if case.batch_first else (case.seq_len, case.batch)
     state_names = ("h", "c") if cell == "LSTM" else ("h",)
 
+    if case.packed:
+        steps = torch.arange(case.seq_len).unsqueeze(1)
+        batch_sizes = (steps * case.batch < torch.arange(case.batch, 0, -1) * case.seq_len).sum(1)
+        sequence = (int(batch_sizes.sum()),)
+    state_sizes = (case.proj_size or case.hidden_size, case.hidden_size)[: len(state_names)]
+
     def states() -> list[Tensor]:
-        return [torch.randn(directions, case.batch, case.hidden_size) for _ in state_names]
+        return [torch.randn(directions, case.batch, size) for size in state_sizes]
 
     inputs = [torch.randn(*sequence, case.input_size), *states()]
-    cotangents = [torch.randn(*sequence, directions * case.hidden_size), *states()]
+    cotangents = [torch.randn(*sequence, directions * state_sizes[0]), *states()]
 
     module.to(dtype)
     inputs = [tensor.to(dtype).requires_grad_() for tensor in inputs]
     input, *initial = inputs
-    output, final = module(input, tuple(initial) if cell == "LSTM" else initial[0])
+    given = PackedSequence(input, batch_sizes) if case.packed else input
+    output, final = module(given, tuple(initial) if cell == "LSTM" else initial[0])
+    output = output.data if case.packed else output
     outputs = [output, *(final if cell == "LSTM" else (final,))]
     named = dict(zip(["output", *(f"{name}_n" for name in state_names)], outputs, strict=True))
     leaves = {"input": input}
@@ -185,13 +210,16 @@ def torch_errors(cell: str, case: Case, draws: int) -> dict[str, float]:
 
 
 every_isa = pytest.mark.parametrize("isa", rnnfast.cpu_isas(), indirect=True)
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
-every_cell = pytest.mark.parametrize("cell", CELLS)
+every_case = pytest.mark.parametrize(
+    ("cell", "case"),
+    [(cell, case) for cell in CELLS for case in CASES]
+    + [("LSTM", case) for case in PROJECTED_CASES],
+    ids=str,
+)
 
 
 @every_isa
 @every_case
-@every_cell
 def test_float32_error_is_at_most_twice_torchs(cell, case, isa, kernels, parity_table):
     eps = torch.finfo(torch.float32).eps
     theirs = torch_errors(cell, case, case.draws)
@@ -205,7 +233,6 @@ def test_float32_error_is_at_most_twice_torchs(cell, case, isa, kernels, parity_
 
 @every_isa
 @every_case
-@every_cell
 def test_float64_agrees_with_torch(cell, case, isa, kernels):
     # Two roundings of the same sums of up to 4096 terms; 23 eps is the largest difference seen.
     bound = 32 * torch.finfo(torch.float64).eps

@@ -1,0 +1,58 @@
+"""Sequences of unequal length inside one padded tensor."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Packing"]
+
+
+class Packing(NamedTuple):
+    """How the rows of a padded tensor are packed, as in a PackedSequence.
+
+    Unlike a :class:`~torch.nn.utils.rnn.PackedSequence`, it knows the padded tensor it came from,
+    and a sequence may have no step at all: such rows are in `sorted_indices`, after all others.
+    """
+
+    batch_sizes: Tensor
+    sorted_indices: Tensor
+    unsorted_indices: Tensor
+    # Of each packed row, its index in the padded tensor, time and batch flattened.
+    rows: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor | Sequence[int], seq_len: int, batch: int,
+           batch_first: bool) -> "Packing":  # fmt: skip
+        """Raises ValueError for lengths that do not fit `(batch)` sequences of `seq_len` steps."""
+        lengths = torch.as_tensor(lengths)
+        if lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex():
+            raise ValueError(
+                f"lengths must be {batch} integers, got a {lengths.dtype} tensor of shape "
+                f"{tuple(lengths.shape)}"
+            )
+        lengths = lengths.to("cpu", torch.int64)
+        if lengths.numel() != batch:
+            raise ValueError(f"lengths must be {batch} integers, got {lengths.numel()}")
+        lengths, order = lengths.sort(descending=True, stable=True)
+        if batch and not 0 <= int(lengths[-1]) <= int(lengths[0]) <= seq_len:
+            raise ValueError(
+                f"lengths must be from 0 to seq_len ({seq_len}), got {int(lengths[-1])} to "
+                f"{int(lengths[0])}"
+            )
+        time = torch.arange(int(lengths[0]) if batch else 0)
+        takes_part = lengths > time.unsqueeze(1)
+        step, position = takes_part.nonzero(as_tuple=True)
+        row = order[position]
+        rows = row * seq_len + step if batch_first else step * batch + row
+        return cls(takes_part.sum(1), order, order.argsort(), rows)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        return padded.flatten(0, 1).index_select(0, self.rows)
+
+    def unpack(self, packed: Tensor, like: Tensor) -> Tensor:
+        """The padded tensor, of the layout of `like`; zero beyond each sequence's end."""
+        shape = (*like.shape[:2], packed.size(-1))
+        zeros = packed.new_zeros(shape[0] * shape[1], shape[2])
+        return zeros.index_copy(0, self.rows, packed).view(shape)
