@@ -11,8 +11,8 @@ _BACKENDS = ("auto", "rnnfast", "torch")
 # The half types are computed in float32.
 _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Whose results have the autocast dtype under autocast on the CPU, as torch's own; those of the
-# others have the dtype of the input.
+# Whose results have the autocast dtype under autocast on the CPU, as torch's own (but not the
+# LSTM's of a PackedSequence); those of the others have the dtype of the input.
 _LOWERED = ("LSTM", "RNN_TANH", "RNN_RELU", "RNNCell")
 
 _SLOW_STEPS = ("RNN_TANH", "RNN_RELU", "RNNCell", "LSTMCell")
@@ -130,16 +130,20 @@ def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
     return False
 
 
-def dtypes(kind: str, input_dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+def dtypes(
+    kind: str, input_dtype: torch.dtype, packed: bool = False
+) -> tuple[torch.dtype, torch.dtype]:
     """In what dtype the kernels compute, and that of the results.
 
     Args:
         kind: as for :func:`torch_is_faster`.
         input_dtype: of the input.
+        packed: whether the input is a PackedSequence.
     """
     if input_dtype == torch.float64:
         return input_dtype, input_dtype
-    if kind in _LOWERED and torch.is_autocast_enabled("cpu"):
+    lowered = kind in _LOWERED and not (packed and kind == "LSTM")
+    if lowered and torch.is_autocast_enabled("cpu"):
         return torch.float32, torch.get_autocast_dtype("cpu")
     return torch.float32, input_dtype
 

@@ -145,13 +145,17 @@ class Recurrent(nn.RNNBase):
         is_packed = isinstance(input, PackedSequence)
         data = input.data if is_packed else input
         weights = self._current_weights()
-        first = weights[0][0]
         shape = data.shape
         batched = len(shape) == 3
-        dtype, result_dtype = backend.dtypes(self.mode, data.dtype)
+        dtype, result_dtype = backend.dtypes(self.mode, data.dtype, is_packed)
         if (
             shape[-1:] != (self.input_size,)
-            or not backend.same_kind(first, data)
+            or not all(
+                backend.same_kind(weight, data)
+                for layer in weights
+                for weight in layer
+                if weight is not None
+            )
             or (len(shape) != 2 if is_packed else len(shape) not in (2, 3))
         ):
             return None

@@ -90,7 +90,7 @@ PACKED_CASES = [
     Case(5, 17, 3, 7, packed=True),
     Case(64, 64, 16, 20, packed=True, bidirectional=True),
     Case(3, 33, 41, 9, packed=True, bidirectional=True, bias=False),
-    Case(1000, 24, 13, 7, packed=True, bidirectional=True),
+    Case(700, 128, 13, 5, packed=True, bidirectional=True),
     Case(40, 300, 8, 6, packed=True, bidirectional=True),
 ]
 # Projections of h, for LSTM.
