@@ -51,9 +51,7 @@ class Case:
         return max(3, min(100, 600 // self.hidden_size))
 
     def __str__(self) -> str:
-        flags = [
-            name for name in ("batch_first", "bidirectional", "packed") if getattr(self, name)
-        ]
+        flags = [name for name in ("batch_first", "bidirectional", "packed") if getattr(self, name)]
         flags += [] if self.bias else ["no_bias"]
         flags += [f"P{self.proj_size}"] if self.proj_size else []
         sizes = f"I{self.input_size} H{self.hidden_size} N{self.batch} T{self.seq_len}"
