@@ -1,6 +1,6 @@
 """rnnfast: recurrent networks at hardware speed, drop-in for torch.nn."""
 
-from rnnfast import ops, reference
+from rnnfast import onnx, ops, reference
 from rnnfast._extension import build_info, cpu_isa, cpu_isas, set_cpu_isa
 from rnnfast.backend import get_backend, set_backend
 from rnnfast.convert import accelerate, patched, restore
@@ -20,6 +20,7 @@ __all__ = [
     "cpu_isa",
     "cpu_isas",
     "get_backend",
+    "onnx",
     "ops",
     "patched",
     "reference",

@@ -4,6 +4,7 @@ Forward keeps its output and, of every segment of about :math:`\sqrt{T}` steps, 
 it. Backward walks the segments from the last to the first, runs each forward again, which gives the
 same bits, and then backward as usual. Memory beside input and output grows with :math:`\sqrt{T}`;
 time, by one more forward (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+Under ``torch.compile`` a layer is one segment: of several layers, one at a time is in memory.
 """
 
 import math
@@ -57,7 +58,8 @@ def in_segments(
 
     dim = 1 if batch_first else 0
     seq_len = input.size(dim) if batch_sizes is None else batch_sizes.numel()
-    length = max(_SHORTEST, math.isqrt(seq_len))
+    # A graph for any length cannot cut it up: there, the sequence is one segment.
+    length = seq_len if torch.compiler.is_compiling() else max(_SHORTEST, math.isqrt(seq_len))
     if batch_sizes is None:
         segments = [(part, None) for part in input.split(length, dim)]
     else:

@@ -175,7 +175,7 @@ struct Walk {
     constexpr int64_t kChunkRows = 96, kChunkBytes = 1 << 20;
     const int64_t cache = runtime.cache_bytes;
     share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache;
-    fused = hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
+    fused = batch >= 16 || hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
     chunk = max_of(kChunkRows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
     chunk = max_of(1, min_of(chunk, seq_len));
   }

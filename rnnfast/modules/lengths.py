@@ -36,12 +36,16 @@ class Packing(NamedTuple):
         if lengths.numel() != batch:
             raise ValueError(f"lengths must be {batch} integers, got {lengths.numel()}")
         lengths, order = lengths.sort(descending=True, stable=True)
-        if batch and not 0 <= int(lengths[-1]) <= int(lengths[0]) <= seq_len:
+        shortest, longest = (lengths[-1].item(), lengths[0].item()) if batch else (0, 0)
+        if torch.compiler.is_compiling():
+            # A graph cannot branch on values, but check them when it runs.
+            torch._check(shortest >= 0, lambda: "lengths must be at least 0")
+            torch._check(longest <= seq_len, lambda: "lengths must be at most seq_len")
+        elif not 0 <= shortest <= longest <= seq_len:
             raise ValueError(
-                f"lengths must be from 0 to seq_len ({seq_len}), got {int(lengths[-1])} to "
-                f"{int(lengths[0])}"
+                f"lengths must be from 0 to seq_len ({seq_len}), got {shortest} to {longest}"
             )
-        time = torch.arange(int(lengths[0]) if batch else 0)
+        time = torch.arange(longest)
         takes_part = lengths > time.unsqueeze(1)
         step, position = takes_part.nonzero(as_tuple=True)
         row = order[position]

@@ -466,29 +466,3 @@ class TestErrors:
                 ours(*args)
         with pytest.raises(RuntimeError, match=f"{name} has to run on rnnfast's kernels"):
             ours.to("meta")(torch.randn(*shape, 3, device="meta"))
-
-
-class TestCompile:
-    @every_module
-    def test_whole_graph_forward_and_backward(self, name):
-        options = {"num_layers": 2, "bidirectional": True} if name in LAYERS else {}
-        _, ours = pair(name, 3, 5, **options)
-        compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-        x = random(4, 2, 3) if name in LAYERS else random(2, 3)
-        hx = states(name, 4, 2, 5) if name in LAYERS else states(name, 2, 5)
-        assert_same_results_and_gradients(ours, compiled, x, hx)
-        with torch.no_grad():
-            close(flat(compiled(x)), flat(ours(x)))
-
-    @pytest.mark.slow
-    def test_inductor(self):
-        torch.manual_seed(0)
-        model = rnnfast.LSTM(3, 5, batch_first=True)
-        compiled = torch.compile(model, fullgraph=True)
-        x = torch.randn(2, 6, 3)
-        results = []
-        for run in (model, compiled):
-            output, (h_n, c_n) = run(x)
-            gradients = torch.autograd.grad(output.sum() + c_n.sum(), list(model.parameters()))
-            results.append([output, h_n, c_n, *gradients])
-        torch.testing.assert_close(results[1], results[0])
