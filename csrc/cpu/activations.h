@@ -57,28 +57,50 @@ struct ExpConstants<double> {
   static constexpr int lift = 64;
 };
 
-// expm1(a) = 2^n * p + (2^n - 1), with n as an integer in `exponent`. Returns p = expm1(r).
+// exp(a) = 2^n * (1 + p) with a whole n, for a <= 0.
 template <class T>
-RNNFAST_INLINE Vec<T> reduce_expm1(Vec<T> a, typename Vector<T>::bits& exponent) {
+struct Exp {
+  Vec<T> p, n;
+  Vec<T> rounded;  // n + C::round, whose low bits are n as an integer
+};
+
+template <class T>
+RNNFAST_INLINE Exp<T> reduce_exp(Vec<T> a) {
   typedef ExpConstants<T> C;
-  typedef typename Vector<T>::bits Bits;
+  Exp<T> e;
   const Vec<T> magic = broadcast(C::round);
-  const Vec<T> rounded = fma(a, broadcast(C::log2e), magic);
-  const Vec<T> n = rounded - magic;
-  exponent = (Bits)rounded - (Bits)magic;
-  Vec<T> r = fma(n, broadcast(-C::ln2_high), a);
-  r = fma(n, broadcast(-C::ln2_low), r);
+  e.rounded = fma(a, broadcast(C::log2e), magic);
+  e.n = e.rounded - magic;
+  Vec<T> r = fma(e.n, broadcast(-C::ln2_high), a);
+  r = fma(e.n, broadcast(-C::ln2_low), r);
   Vec<T> q = broadcast(C::taylor[0]);
 #pragma GCC unroll 16
   for (unsigned i = 1; i < sizeof C::taylor / sizeof(T); ++i)
     q = fma(q, r, broadcast(C::taylor[i]));
-  return fma(q * r, r, r);
+  e.p = fma(q * r, r, r);
+  return e;
 }
 
+// 2^(n + lift), where that is a normal number.
 template <class T>
-RNNFAST_INLINE Vec<T> power_of_two(typename Vector<T>::bits exponent) {
+RNNFAST_INLINE Vec<T> power_of_two(const Exp<T>& e, int lift = 0) {
   typedef ExpConstants<T> C;
+  typedef typename Vector<T>::bits Bits;
+  const Bits exponent = (Bits)e.rounded - (Bits)broadcast(C::round) + lift;
   return (Vec<T>)((exponent + C::bias) << C::mantissa);
+}
+
+// exp(a), through the subnormals.
+template <class T>
+RNNFAST_INLINE Vec<T> exp_of(const Exp<T>& e) {
+#if defined(__AVX512F__)
+  return scale_by_power(e.p + T(1), e.n);
+#else
+  typedef ExpConstants<T> C;
+  typedef typename Vector<T>::bits Bits;
+  const Vec<T> scale = power_of_two(e, C::lift);
+  return fma(scale, e.p, scale) * (Vec<T>)((Bits{} - C::lift + C::bias) << C::mantissa);
+#endif
 }
 
 template <class T>
@@ -88,11 +110,8 @@ RNNFAST_INLINE Vec<T> sigmoid_of(Vec<T> x) {
   const Vec<T> lowest = broadcast(C::lowest);
   Vec<T> a = (Vec<T>)((Bits)x | (Bits)broadcast(T(-0.0)));  // -|x|
   a = a < lowest ? lowest : a;
-  Bits n;
-  const Vec<T> p = reduce_expm1<T>(a, n);
-  const Vec<T> scale = power_of_two<T>(n + C::lift);
+  const Vec<T> e = exp_of(reduce_exp<T>(a));
   const Vec<T> one = broadcast(T(1));
-  const Vec<T> e = fma(scale, p, scale) * power_of_two<T>(Bits{} - C::lift);
   return (x < Vec<T>{} ? e : one) / (one + e);
 }
 
@@ -106,12 +125,10 @@ RNNFAST_INLINE Vec<T> tanh_of(Vec<T> x) {
   Vec<T> a = (Vec<T>)((Bits)x | sign);  // -|x|
   a = a + a;
   a = a < saturated ? saturated : a;
-  Bits n;
-  const Vec<T> p = reduce_expm1<T>(a, n);
-  const Vec<T> scale = power_of_two<T>(n);
+  const Exp<T> reduced = reduce_exp<T>(a);
   Vec<T> magnitude;
   if constexpr (sizeof(T) == 4) {
-    const Vec<T> e = fma(scale, p, scale);
+    const Vec<T> e = exp_of(reduced);
     magnitude = one - (e + e) / (one + e);
     const Vec<T> square = x * x;
     Vec<T> q = broadcast(kTanhNear[0]);
@@ -119,7 +136,8 @@ RNNFAST_INLINE Vec<T> tanh_of(Vec<T> x) {
     for (int i = 1; i < 7; ++i) q = fma(q, square, broadcast(kTanhNear[i]));
     magnitude = square < one ? fma(x * square, q, x) : magnitude;
   } else {
-    const Vec<T> m = fma(scale, p, scale - one);
+    const Vec<T> scale = power_of_two(reduced);
+    const Vec<T> m = fma(scale, reduced.p, scale - one);
     magnitude = -m / (m + T(2));
   }
   return (Vec<T>)(((Bits)magnitude & ~sign) | ((Bits)x & sign));

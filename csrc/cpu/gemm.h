@@ -199,11 +199,25 @@ void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const
   });
 }
 
-// tile [rows][vectors][width] += a [rows, depth] * panel [depth][vectors][width];
+// Where a tile's sums begin: row m of the tile at `at + m * step`.
+template <class T>
+struct Start {
+  const T* at;
+  int64_t step;
+};
+
+// From zero.
+template <class T>
+Start<T> zero_start() {
+  alignas(64) static constexpr T zeros[kMaxVectors * Vector<T>::width] = {};
+  return {zeros, 0};
+}
+
+// tile [rows][vectors][width] = start + a [rows, depth] * panel [depth][vectors][width], depth > 0;
 // element (m, k) of a is a[m][k * a_step], row k of the panel begins at panel[k * panel_step].
 template <class T, int vectors, int rows>
 void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* panel,
-                   int64_t panel_step, T* tile) {
+                   int64_t panel_step, Start<T> start, T* tile) {
   constexpr int width = Vector<T>::width;
   const T* row[rows];
 #pragma GCC unroll 8
@@ -236,9 +250,10 @@ void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* pa
     for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        T* to = tile + (m * vectors + v) * width;
-        store(to, load(to) + sum[m][v]);
+        store(tile + (m * vectors + v) * width,
+              load(start.at + m * start.step + v * width) + sum[m][v]);
       }
+    start = {tile, vectors * width};
     // Keeps the compiler from holding the whole tile in registers from block to block, and
     // spilling.
     __asm__ volatile("" ::: "memory");
@@ -255,7 +270,7 @@ constexpr int max_rows(int64_t vectors) {
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const T* const*, int64_t, const T*, int64_t, T*);
+using TileKernel = void (*)(int64_t, const T* const*, int64_t, const T*, int64_t, Start<T>, T*);
 
 template <class T, int vectors>
 TileKernel<T> tile_kernel_of(int64_t rows) {
@@ -377,27 +392,40 @@ struct Matrix {
   int64_t row_stride = 0;
   const T* last_panel = nullptr;  // and the last panel, which may end inside a vector, is packed
 
-  // tile += rows [first, first + count) of a, from a_offset on, times panel p.
+  // tile = start + rows [first, first + count) of a, from a_offset on, times panel p.
+  void multiply(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+                const Panels<T>& panels, int64_t p, Start<T> start, T* tile) const {
+    multiply_block(a, a_offset, first, count, panels, p, 0, depth, start, tile);
+  }
+
+  // tile += the same.
   void accumulate(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
                   const Panels<T>& panels, int64_t p, T* tile) const {
-    accumulate_block(a, a_offset, first, count, panels, p, 0, depth, tile);
+    multiply(a, a_offset, first, count, panels, p, {tile, panels.vectors(p) * Vector<T>::width},
+             tile);
   }
 
   // The same for k in [k_begin, k_end); a block begins at a multiple of block_depth().
-  void accumulate_block(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
-                        const Panels<T>& panels, int64_t p, int64_t k_begin, int64_t k_end,
-                        T* tile) const {
+  void multiply_block(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+                      const Panels<T>& panels, int64_t p, int64_t k_begin, int64_t k_end,
+                      Start<T> start, T* tile) const {
     const int64_t vectors = panels.vectors(p);
+    int64_t step = vectors * Vector<T>::width;
+    if (k_begin == k_end) {
+      for (int64_t m = 0; m < count; ++m)
+        memmove(tile + m * step, start.at + m * start.step, sizeof(T) * static_cast<size_t>(step));
+      return;
+    }
     const T* rows[kMaxRows] = {};
     for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset + k_begin;
-    if (by_columns) return accumulate_dots(rows, count, panels, p, tile);
-    int64_t step = vectors * Vector<T>::width;
+    if (by_columns) return multiply_dots(rows, count, panels, p, start, tile);
     const T* panel = packed ? packed + panels.offset(depth, p) : last_panel;
     if (by_rows && p + 1 < panels.count) {
       panel = by_rows + panels.column(p, 0);
       step = row_stride;
     }
-    tile_kernel<T>(vectors, count)(k_end - k_begin, rows, 1, panel + k_begin * step, step, tile);
+    tile_kernel<T>(vectors, count)(k_end - k_begin, rows, 1, panel + k_begin * step, step, start,
+                                   tile);
   }
 
   // Into what depths a product with many rows is cut, so that a panel's share stays in the cache
@@ -408,8 +436,8 @@ struct Matrix {
   }
 
  private:
-  void accumulate_dots(const T* const* rows, int64_t count, const Panels<T>& panels, int64_t p,
-                       T* tile) const {
+  void multiply_dots(const T* const* rows, int64_t count, const Panels<T>& panels, int64_t p,
+                     Start<T> start, T* tile) const {
     constexpr int width = Vector<T>::width;
     constexpr int group = kDotColumns<T>;
     const int64_t vectors = panels.vectors(p);
@@ -423,8 +451,8 @@ struct Matrix {
         for (int c = 0; c < width; c += group)
           dot_kernel<T>(height)(depth, rows + m, columns + c, sums + c);
         for (int64_t i = 0; i < height; ++i) {
-          T* to = tile + ((m + i) * vectors + v) * width;
-          store(to, load(to) + sum_lanes<T>(sums + i * width));
+          store(tile + ((m + i) * vectors + v) * width,
+                load(start.at + (m + i) * start.step + v * width) + sum_lanes<T>(sums + i * width));
         }
       }
     }
@@ -491,16 +519,15 @@ void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int
     for (int64_t k = 0; k == 0 || k < matrix.depth; k += block) {
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
         Tile<T> tile;
-        for_each_vector(first, count, [&](int64_t at, int64_t v, const T* from) {
-          Vec<T> start{};
-          if (k > 0)
-            start = load_first(from, panels.valid(p, v));
-          else if (bias)
-            start = load(bias + (panels.first(p) + v) * width);
-          store(tile.at + at, start);
-        });
-        matrix.accumulate_block(a, 0, first, count, panels, p, k, min_of(matrix.depth, k + block),
-                                tile.at);
+        Start<T> start = bias ? Start<T>{bias + panels.first(p) * width, 0} : zero_start<T>();
+        if (k > 0) {
+          start = {tile.at, vectors * width};
+          for_each_vector(first, count, [&](int64_t at, int64_t v, const T* from) {
+            store(tile.at + at, load_first(from, panels.valid(p, v)));
+          });
+        }
+        matrix.multiply_block(a, 0, first, count, panels, p, k, min_of(matrix.depth, k + block),
+                              start, tile.at);
         for_each_vector(first, count, [&](int64_t at, int64_t v, T* to) {
           store_first(to, load(tile.at + at), panels.valid(p, v));
         });
@@ -559,7 +586,6 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
     const T* panel = packed_b + panels.offset(depth, p);
     for_each_tile(0, columns, vectors, [&](int64_t first, int64_t count) {
       Tile<T> tile;
-      memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
       const T* columns_of_a[kMaxRows];
       for (int64_t m = 0; m < count; ++m) {
         columns_of_a[m] = packed_a + first + m;
@@ -568,7 +594,7 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
           __builtin_prefetch(out + (first + m) * panels.columns + panels.column(p, v), 1);
       }
       tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel, vectors * width,
-                                     tile.at);
+                                     zero_start<T>(), tile.at);
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v) {
           T* to = out + (first + m) * panels.columns + panels.column(p, v);

@@ -73,13 +73,13 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       const int64_t unit = all.column(p, 0), valid = all.valid(p, 0);
       Tile<T> x_tile, h_tile;
       if (walk.fused) {
-        fill_tile(all, p, count, bias_x, x_tile.at);
-        weight_ih.accumulate(x_rows, 0, first, count, all, p, x_tile.at);
+        weight_ih.multiply(x_rows, 0, first, count, all, p, {bias_x + all.first(p) * width, 0},
+                           x_tile.at);
       } else {
         load_tile(all, p, gates_rows, first, count, x_tile.at);
       }
-      fill_tile(all, p, count, bias_all, h_tile.at);
-      weight_all.accumulate(h_prev, 0, first, count, all, p, h_tile.at);
+      weight_all.multiply(h_prev, 0, first, count, all, p, {bias_all + all.first(p) * width, 0},
+                          h_tile.at);
       for (int64_t m = 0; m < count; ++m) {
         const T* gx = x_tile.at + m * 3 * width;
         const T* gh = h_tile.at + m * 3 * width;
@@ -101,8 +101,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     const auto reset_update_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t unit = reset_update.column(p, 0), valid = reset_update.valid(p, 0);
       Tile<T> tile;
-      fill_tile(reset_update, p, count, bias_rz, tile.at);
-      weight_rz.accumulate(h_prev, 0, first, count, reset_update, p, tile.at);
+      weight_rz.multiply(h_prev, 0, first, count, reset_update, p,
+                         {bias_rz + reset_update.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         T* out = gates_rows[first + m] + unit;
         const T* gh = tile.at + m * 2 * width;
@@ -116,9 +116,9 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     const auto candidate_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t vectors = candidate.vectors(p);
       Tile<T> tile;
-      fill_tile(candidate, p, count, bias_n, tile.at);
       const Rows<const T> reset_h = matrix_rows<const T>(gates_rows.base, gates_rows.inner_stride);
-      weight_n.accumulate(reset_h, 3 * hidden, first, count, candidate, p, tile.at);
+      weight_n.multiply(reset_h, 3 * hidden, first, count, candidate, p,
+                        {bias_n + candidate.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         for (int64_t v = 0; v < vectors; ++v) {
           const int64_t unit = candidate.column(p, v), valid = candidate.valid(p, v);

@@ -69,8 +69,8 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     const Rows<T> h_rows = unprojected ? matrix_rows(unprojected, hidden) : h.step_rows(s);
     Tile<T> tile;
     if (walk.fused) {
-      fill_tile(panels, p, count, bias, tile.at);
-      weight_ih.accumulate(x.step_rows(s), 0, first, count, panels, p, tile.at);
+      weight_ih.multiply(x.step_rows(s), 0, first, count, panels, p,
+                         {bias + panels.first(p) * width, 0}, tile.at);
     } else {
       load_tile(panels, p, gates_rows, first, count, tile.at);
     }

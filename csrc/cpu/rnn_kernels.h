@@ -46,8 +46,8 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         if (walk.fused) {
-          fill_tile(panels, p, count, bias, tile.at);
-          weight_ih.accumulate(x_rows, 0, first, count, panels, p, tile.at);
+          weight_ih.multiply(x_rows, 0, first, count, panels, p,
+                             {bias + panels.first(p) * width, 0}, tile.at);
         } else {
           load_tile(panels, p, h_rows, first, count, tile.at);
         }

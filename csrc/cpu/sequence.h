@@ -175,7 +175,8 @@ struct Walk {
     constexpr int64_t kChunkRows = 96, kChunkBytes = 1 << 20;
     const int64_t cache = runtime.cache_bytes;
     share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache;
-    fused = batch >= 16 || hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
+    fused =
+        batch >= 16 || hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
     chunk = max_of(kChunkRows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
     chunk = max_of(1, min_of(chunk, seq_len));
   }
@@ -256,11 +257,12 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
       const int64_t vectors = panels.vectors(p);
       for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
         Tile<T> tile;
-        memset(tile.at, 0, sizeof(T) * static_cast<size_t>(count * vectors * width));
-        const int64_t reached = min_of(count, rows_ahead - first);
+        const int64_t reached = max_of(0, min_of(count, rows_ahead - first));
         if (reached > 0)
-          product.weight->accumulate(product.rows, product.offset, steps.first(ahead) + first,
-                                     reached, panels, p, tile.at);
+          product.weight->multiply(product.rows, product.offset, steps.first(ahead) + first,
+                                   reached, panels, p, zero_start<T>(), tile.at);
+        memset(tile.at + reached * vectors * width, 0,
+               sizeof(T) * static_cast<size_t>((count - reached) * vectors * width));
         for (int64_t m = 0; m < count; ++m)
           for (int64_t v = 0; v < vectors; ++v)
             epilogue(first + m < rows ? s : -1, phase, first + m, panels.column(p, v),
@@ -307,17 +309,6 @@ void project(const Walk& walk, const Steps& steps, int64_t s, const Sequence<con
             matrix_rows(gates.at(step, row_begin), gates.row), count);
     }
   }
-}
-
-// tile = the packed bias, for `count` rows of panel p.
-template <class T>
-void fill_tile(const Panels<T>& panels, int64_t p, int64_t count, const T* bias, T* tile) {
-  constexpr int width = Vector<T>::width;
-  const int64_t vectors = panels.vectors(p);
-  const T* from = bias + panels.first(p) * width;
-  for (int64_t m = 0; m < count; ++m)
-    for (int64_t v = 0; v < vectors; ++v)
-      store(tile + (m * vectors + v) * width, load(from + v * width));
 }
 
 // tile = panel p of `count` rows from row `first` on.

@@ -125,6 +125,17 @@ RNNFAST_INLINE VecDouble fma(VecDouble a, VecDouble b, VecDouble c) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// a * 2^n for whole n of any size, with one rounding. (The unmasked form of the intrinsic reads an
+// uninitialised vector in GCC 12's header.)
+RNNFAST_INLINE VecFloat scale_by_power(VecFloat a, VecFloat n) {
+  return (VecFloat)_mm512_maskz_scalef_ps((__mmask16)-1, (__m512)a, (__m512)n);
+}
+RNNFAST_INLINE VecDouble scale_by_power(VecDouble a, VecDouble n) {
+  return (VecDouble)_mm512_maskz_scalef_pd((__mmask8)-1, (__m512d)a, (__m512d)n);
+}
+#endif
+
 // [a0 b0 a1 b1 ...] of the lower or the upper halves of a and b.
 template <bool upper, class V, class Bits>
 RNNFAST_INLINE V interleave(V a, V b, Bits) {
