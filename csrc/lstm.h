@@ -22,7 +22,7 @@
 // `reverse` runs t from T-1 down to 0; "previous" below means previous in that order.
 //
 // Threading: through Runtime only. Accuracy: every product is summed over k in one fixed order, in
-// blocks of 32, whatever the batch, the blocking or the number of threads: a row's bits depend on
+// blocks, whatever the batch, the blocking or the number of threads: a row's bits depend on
 // nothing but that row, the weights and the ISA.
 #pragma once
 

@@ -9,6 +9,7 @@ Under ``torch.compile`` a layer is one segment: of several layers, one at a time
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["in_segments"]
 
-# Fewest steps of a segment: each packs the weights anew.
-_SHORTEST = 32
+# Steps up to which a sequence is one segment: each packs the weights anew.
+_ONE_SEGMENT = 32
 
 
 def in_segments(
@@ -43,7 +44,10 @@ def in_segments(
     Raises:
         RuntimeError: in backward, if an argument was changed in place after forward.
     """
+    layer = partial(layer, weights, batch_first=batch_first, reverse=reverse)
     fixed = [tensor for tensor in (*weights, input, *states) if tensor is not None]
+    if not any(tensor.requires_grad for tensor in fixed):  # there will be no backward
+        return layer(input, *states, batch_sizes=batch_sizes)
     versions = _versions(fixed)
 
     def run(part: Tensor, sizes: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
@@ -52,18 +56,19 @@ def in_segments(
                 "a weight, the input or an initial state, needed for gradient computation, has "
                 "been modified by an inplace operation between forward and backward"
             )
-        return layer(
-            weights, part, *states, batch_sizes=sizes, batch_first=batch_first, reverse=reverse
-        )
+        return layer(part, *states, batch_sizes=sizes)
 
     dim = 1 if batch_first else 0
     seq_len = input.size(dim) if batch_sizes is None else batch_sizes.numel()
-    # A graph for any length cannot cut it up: there, the sequence is one segment.
-    length = seq_len if torch.compiler.is_compiling() else max(_SHORTEST, math.isqrt(seq_len))
+    # Equal parts: a last segment of one step might be summed in another order. A graph for any
+    # length cannot be cut up: there, the sequence is one segment.
+    count = 1
+    if not torch.compiler.is_compiling():
+        count = max(1, math.ceil(seq_len / max(_ONE_SEGMENT, math.isqrt(seq_len))))
     if batch_sizes is None:
-        segments = [(part, None) for part in input.split(length, dim)]
+        segments = [(part, None) for part in input.tensor_split(count, dim)]
     else:
-        sizes = batch_sizes.split(length)
+        sizes = batch_sizes.tensor_split(count)
         rows = [int(part.sum()) for part in sizes]
         segments = list(zip(input.split(rows), sizes, strict=True))
     outputs = []

@@ -10,9 +10,9 @@
 // one step, is therefore read where it stands (Matrix): by its columns, as sums of whole vectors
 // over k that are added up at the end, or by its rows, as a panel whose rows are far apart.
 //
-// Sums run over k in blocks of kSumBlock, each from zero, then added to the tile: the error of a
-// long sum stays small, as in libraries that sum in many lanes, and an element's bits depend on its
-// row and its column alone, never on the tile, the batch or the thread it was computed in.
+// Sums run over k in blocks, each from zero, then added to the tile: the error of a long sum stays
+// small, as in libraries that sum in many lanes, and an element's bits depend on its row and its
+// column alone, never on the tile, the batch or the thread it was computed in.
 #pragma once
 
 #include "cpu/vec.h"
@@ -21,10 +21,13 @@
 namespace rnnfast {
 namespace {
 
-constexpr int64_t kSumBlock = 32;
+// Depths of a block: long sums take larger ones, of which fewer are added (2 % of the time).
+constexpr int64_t kSumBlock = 32, kLongSumBlock = 64, kLongSum = 128;
 constexpr int64_t kProductDepth = 768;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxRows = 8;
+
+constexpr int64_t sum_block(int64_t depth) { return depth < kLongSum ? kSumBlock : kLongSumBlock; }
 
 RNNFAST_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 RNNFAST_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -213,25 +216,26 @@ Start<T> zero_start() {
   return {zeros, 0};
 }
 
-// tile [rows][vectors][width] = start + a [rows, depth] * panel [depth][vectors][width], depth > 0;
+// tile [rows][vectors][width] = start + a [rows, depth] * panel [depth][vectors][width], depth > 0,
+// summed in blocks of `block`;
 // element (m, k) of a is a[m][k * a_step], row k of the panel begins at panel[k * panel_step].
 template <class T, int vectors, int rows>
-void multiply_tile(int64_t depth, const T* const* a, int64_t a_step, const T* panel,
+void multiply_tile(int64_t depth, int64_t block, const T* const* a, int64_t a_step, const T* panel,
                    int64_t panel_step, Start<T> start, T* tile) {
   constexpr int width = Vector<T>::width;
   const T* row[rows];
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) row[m] = a[m];
-  for (int64_t left = depth; left > 0; left -= kSumBlock) {
+  for (int64_t left = depth; left > 0; left -= block) {
     Vec<T> sum[rows][vectors];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sum[m][v] = Vec<T>{};
-    const int64_t block = min_of(left, kSumBlock);
+    const int64_t steps = min_of(left, block);
     int64_t at = 0;
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < block; ++k) {
+    for (int64_t k = 0; k < steps; ++k) {
       Vec<T> b[vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) b[v] = load(panel + v * width);
@@ -270,7 +274,8 @@ constexpr int max_rows(int64_t vectors) {
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const T* const*, int64_t, const T*, int64_t, Start<T>, T*);
+using TileKernel = void (*)(int64_t, int64_t, const T* const*, int64_t, const T*, int64_t, Start<T>,
+                            T*);
 
 template <class T, int vectors>
 TileKernel<T> tile_kernel_of(int64_t rows) {
@@ -424,14 +429,14 @@ struct Matrix {
       panel = by_rows + panels.column(p, 0);
       step = row_stride;
     }
-    tile_kernel<T>(vectors, count)(k_end - k_begin, rows, 1, panel + k_begin * step, step, start,
-                                   tile);
+    tile_kernel<T>(vectors, count)(k_end - k_begin, sum_block(depth), rows, 1,
+                                   panel + k_begin * step, step, start, tile);
   }
 
   // Into what depths a product with many rows is cut, so that a panel's share stays in the cache
   // while all rows pass by it. The order of every sum is that of an uncut one.
   int64_t block_depth() const {
-    static_assert(kProductDepth % kSumBlock == 0);
+    static_assert(kProductDepth % kLongSumBlock == 0 && kLongSumBlock % kSumBlock == 0);
     return by_columns ? max_of(depth, 1) : kProductDepth;
   }
 
@@ -593,8 +598,8 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
         for (int64_t v = 0; v < vectors; ++v)
           __builtin_prefetch(out + (first + m) * panels.columns + panels.column(p, v), 1);
       }
-      tile_kernel<T>(vectors, count)(depth, columns_of_a, kColumnBlock, panel, vectors * width,
-                                     zero_start<T>(), tile.at);
+      tile_kernel<T>(vectors, count)(depth, sum_block(depth), columns_of_a, kColumnBlock, panel,
+                                     vectors * width, zero_start<T>(), tile.at);
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v) {
           T* to = out + (first + m) * panels.columns + panels.column(p, v);

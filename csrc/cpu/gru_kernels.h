@@ -34,7 +34,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   walk.fused = walk.fused && reset_after;
   const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
     return matrix_by_columns(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
-                             steps.count == 1);
+                             steps.single());
   };
   const Matrix<T> weight_ih = matrix(all, a.weight_ih, 0, inputs);
   const T* bias_x = packed_bias(runtime, all, a.bias_ih, nullptr);
@@ -176,10 +176,10 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const T* hh = static_cast<const T*>(a.weight_hh);
   const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps.count == 1);
+      matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps.single());
   Matrix<T> weight_n{};
   if (!reset_after)
-    weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps.count == 1);
+    weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps.single());
   const BackwardProduct<T> products[] = {{&panels, &weight_hh, grad_rows, hidden, 1},
                                          {&panels, &weight_n, grad_rows, 0, 0}};
   const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,

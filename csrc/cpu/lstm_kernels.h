@@ -26,7 +26,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const T* c_0 = static_cast<const T*>(a.c_0);
   T* c_n = static_cast<T*>(a.c_n);
 
-  const bool keep = a.gates != nullptr, once = steps.count == 1;
+  const bool keep = a.gates != nullptr, once = steps.single();
   const Panels<T> panels(hidden, 4);
   const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
   const Walk walk(runtime, steps.count, batch,
@@ -152,7 +152,7 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   T* unprojected = a.proj_size ? allocate<T>(runtime, rows * hidden) : nullptr;
   const Rows<const T> grad_projected_rows = matrix_rows<const T>(grad_projected, size);
 
-  const bool once = steps.count == 1;
+  const bool once = steps.single();
   const Panels<T> states(size, 1, runtime.num_threads), units(hidden, 1, runtime.num_threads);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, states, static_cast<const T*>(a.weight_hh), gates_row, once);

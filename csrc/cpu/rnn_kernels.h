@@ -18,7 +18,7 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const Steps steps = steps_of(runtime, a);
   const T* h_0 = static_cast<const T*>(a.h_0);
 
-  const bool once = steps.count == 1;
+  const bool once = steps.single();
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Walk walk(runtime, steps.count, batch, panels.packed_size(hidden) * sizeof(T),
                   panels.packed_size(inputs) * sizeof(T), hidden * sizeof(T));
@@ -85,7 +85,7 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
   T* grad_pre = allocate<T>(runtime, rows * hidden);  // processing order
   const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
 
-  const bool once = steps.count == 1;
+  const bool once = steps.single();
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Matrix<T> weight_hh =
       matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);

@@ -21,6 +21,8 @@ struct Steps {
   // Index of the step's first row among the rows of all steps.
   int64_t first(int64_t s) const { return sizes ? before[s] : s * batch; }
   int64_t total() const { return first(count); }
+  // Whether a matrix is used but once. Packed rows have the bits that they have among longer ones.
+  bool single() const { return count == 1 && !sizes; }
   // Rows that take part in any step.
   int64_t active() const { return max_of(rows(0), rows(count - 1)); }
 };

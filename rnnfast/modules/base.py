@@ -80,7 +80,9 @@ class Recurrent(nn.RNNBase):
             if self.recurrent_init == "orthogonal":
                 for _, weight_hh, *_ in self._current_weights():
                     for gate in weight_hh.split(self.hidden_size):
-                        nn.init.orthogonal_(gate)
+                        # torch decomposes no matrix of a half type.
+                        dtype = torch.promote_types(gate.dtype, torch.float32)
+                        gate.copy_(nn.init.orthogonal_(torch.empty_like(gate, dtype=dtype)))
 
     def _state_sizes(self) -> tuple[int, ...]:
         """The features of each state."""
@@ -303,7 +305,8 @@ class Recurrent(nn.RNNBase):
             if directions == 2:
                 joined = tuple(torch.cat(pair, dim=-1) for pair in zip(*results, strict=True))
             input = joined[0]
-            every.append(joined)
+            if self.return_states:
+                every.append(joined)
         if len(final) == 1:
             return input, [state.unsqueeze(0) for state in final[0]], every
         return input, [torch.stack(layers) for layers in zip(*final, strict=True)], every

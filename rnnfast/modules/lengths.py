@@ -8,6 +8,8 @@ from torch import Tensor
 
 __all__ = ["Packing"]
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 class Packing(NamedTuple):
     """How the rows of a padded tensor are packed, as in a PackedSequence.
@@ -26,8 +28,12 @@ class Packing(NamedTuple):
     def of(cls, lengths: Tensor | Sequence[int], seq_len: int, batch: int,
            batch_first: bool) -> "Packing":  # fmt: skip
         """Raises ValueError for lengths that do not fit `(batch)` sequences of `seq_len` steps."""
-        lengths = torch.as_tensor(lengths)
-        if lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex():
+        try:
+            lengths = torch.as_tensor(lengths)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"lengths must be {batch} integers, got {lengths!r}") from error
+        # A list without elements becomes a tensor of floats.
+        if lengths.dim() != 1 or (lengths.numel() and lengths.dtype not in _INTEGERS):
             raise ValueError(
                 f"lengths must be {batch} integers, got a {lengths.dtype} tensor of shape "
                 f"{tuple(lengths.shape)}"

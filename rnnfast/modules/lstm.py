@@ -98,10 +98,13 @@ class LSTM(Recurrent):
         if forget_bias is not None and not self.bias:
             raise ValueError(f"forget_bias={forget_bias} needs bias=True")
         self.forget_bias = forget_bias
-        self._initialize()
+        self._initialize_forget_bias()
 
     def _initialize(self) -> None:
         super()._initialize()
+        self._initialize_forget_bias()
+
+    def _initialize_forget_bias(self) -> None:
         if self.forget_bias is None:
             return
         forget = slice(self.hidden_size, 2 * self.hidden_size)

@@ -27,17 +27,32 @@ LAYOUTS = [
 LAYOUT_IDS = ["time_major", "time_major-reverse", "batch_first", "batch_first-reverse"]
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=LAYOUT_IDS)
 two_layouts = pytest.mark.parametrize("layout", LAYOUTS[::3], ids=LAYOUT_IDS[::3])
+# Of four rows, the last takes part in no step.
+PACKED = [
+    {"batch_sizes": torch.tensor([3, 2, 2, 1]), "reverse": reverse} for reverse in (False, True)
+]
+PACKED_IDS = ["packed", "packed-reverse"]
+# What forms and layouts above are without: packed rows, and a projection in every layout.
+every_packed_or_projected = pytest.mark.parametrize(
+    ("cell", "form", "layout", "sizes"),
+    [(*form, layout, {"batch": 4}) for form in FORMS for layout in PACKED]
+    + [("lstm", {}, layout, {"proj_size": 3, "batch": 4}) for layout in (*LAYOUTS[::3], *PACKED)],
+    ids=[f"{form}-{layout}" for form in FORM_IDS for layout in PACKED_IDS]
+    + [f"lstm_projected-{layout}" for layout in (*LAYOUT_IDS[::3], *PACKED_IDS)],
+)
 
 
 def arguments(
     cell: str,
     *,
     batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
     bias: bool = True,
     seq_len: int = 3,
     batch: int = 2,
     input_size: int = 3,
     hidden_size: int = 5,
+    proj_size: int = 0,
     dtype: torch.dtype = torch.float64,
     requires_grad: bool = False,
 ) -> list[Tensor | None]:
@@ -50,10 +65,22 @@ def arguments(
 
     gates = NUM_GATES[cell] * hidden_size
     sizes = (batch, seq_len) if batch_first else (seq_len, batch)
-    states = [random(batch, hidden_size) for _ in range(2 if cell == "lstm" else 1)]
+    if batch_sizes is not None:
+        sizes = (int(batch_sizes.sum()),)
+    state_size = proj_size or hidden_size
+    states = [random(batch, state_size)]
+    if cell == "lstm":
+        states.append(random(batch, hidden_size))
     biases = [random(gates), random(gates)] if bias else [None, None]
-    weights = [random(gates, input_size), random(gates, hidden_size)]
-    return [random(*sizes, input_size), *states, *weights, *biases]
+    weights = [random(gates, input_size), random(gates, state_size)]
+    projection = [random(proj_size, hidden_size)] if proj_size else []
+    return [random(*sizes, input_size), *states, *weights, *biases, *projection]
+
+
+def arguments_for(cell: str, layout: dict, **sizes) -> list[Tensor | None]:
+    """The same, with the input as this layout has it."""
+    of_input = {name: value for name, value in layout.items() if name != "reverse"}
+    return arguments(cell, **of_input, **sizes)
 
 
 def op(name: str):
@@ -62,12 +89,13 @@ def op(name: str):
 
 def backward_arguments(cell: str, form: dict, layout: dict, **sizes) -> list[Tensor | None]:
     """Random positional arguments of a backward operator."""
-    inputs = arguments(cell, batch_first=layout["batch_first"], **sizes)
+    inputs = arguments_for(cell, layout, **sizes)
     results = op(cell)(*inputs, **form, **layout)
     num_states = 2 if cell == "lstm" else 1
     gradients = [torch.randn_like(tensor) for tensor in results[: 4 if cell == "lstm" else 2]]
-    projection = [None] if cell == "lstm" else []
-    return [*gradients, *inputs[:-2], *projection, results[0], *results[1 + num_states :]]
+    weights = inputs[: num_states + 3]
+    projection = [inputs[7] if len(inputs) > 7 else None] if cell == "lstm" else []
+    return [*gradients, *weights, *projection, results[0], *results[1 + num_states :]]
 
 
 class TestRegistration:
@@ -101,6 +129,14 @@ class TestRegistration:
         inputs = backward_arguments(cell, form, LAYOUTS[0])
         opcheck(op(f"{cell}_backward"), inputs, form | {unneeded: False})
 
+    @every_packed_or_projected
+    def test_packed_and_projected(self, cell, form, layout, sizes):
+        for name in (cell, f"{cell}_inference"):
+            inputs = arguments_for(cell, layout, **sizes, requires_grad=name == cell)
+            opcheck(op(name), inputs, form | layout)
+        inputs = backward_arguments(cell, form, layout, **sizes)
+        opcheck(op(f"{cell}_backward"), inputs, form | layout)
+
 
 class TestDerivatives:
     @every_layout
@@ -114,6 +150,16 @@ class TestDerivatives:
             return getattr(ops, cell)(*tensors, **form, **layout)
 
         assert torch.autograd.gradcheck(function, given)
+
+    @every_packed_or_projected
+    def test_gradcheck_of_packed_and_projected(self, cell, form, layout, sizes, isa):
+        inputs = arguments_for(cell, layout, **sizes, requires_grad=True)
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            more = {"return_cells": True} if cell == "lstm" else {}
+            return getattr(ops, cell)(*tensors, **form, **layout, **more)
+
+        assert torch.autograd.gradcheck(function, inputs)
 
     @every_form
     def test_each_output_alone(self, cell, form, isa):
@@ -220,6 +266,15 @@ class TestResults:
         theirs = getattr(reference, cell)(*inputs, **form, **layout)
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
         assert all(tensor.is_contiguous() for tensor in ours)
+
+    @every_packed_or_projected
+    def test_packed_and_projected(self, cell, form, layout, sizes, isa):
+        inputs = arguments_for(cell, layout, **sizes)
+        ours = op(cell)(*inputs, **form, **layout)
+        theirs = getattr(reference, cell)(*inputs, **form, **layout)
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+        kept_nothing = op(f"{cell}_inference")(*inputs, **form, **layout)
+        assert all(torch.equal(a, b) for a, b in zip(kept_nothing, ours, strict=False))
 
     @every_form
     def test_inference_gives_the_same_bits(self, cell, form, isa):
@@ -379,3 +434,46 @@ class TestErrors:
     def test_unknown_nonlinearity(self):
         with pytest.raises(RuntimeError, match="nonlinearity.*sin"):
             ops.rnn(*arguments("rnn"), nonlinearity="sin")
+
+    @pytest.mark.parametrize(
+        ("batch_sizes", "message"),
+        [
+            (torch.tensor([2, 2, 1], dtype=torch.int32), "batch_sizes must have dtype Long"),
+            (torch.tensor([2.0, 2.0, 1.0]), "batch_sizes must have dtype Long"),
+            (torch.tensor([[2, 2, 1]]), "batch_sizes must be 1-D"),
+            (torch.tensor([2, 1, 2]), r"batch_sizes\[2\] is 2 after 1"),
+            (torch.tensor([3, 1, 1]), r"at most batch \(2\).* batch_sizes\[0\] is 3"),
+            (torch.tensor([2, 2, 2, -1]), r"batch_sizes\[3\] is -1"),
+            (torch.tensor([2, 2]), "as many rows as batch_sizes add up to, 4, but got .*5, 3"),
+            (torch.tensor([2, 2, 2]), "as many rows as batch_sizes add up to, 6, but got .*5, 3"),
+        ],
+    )
+    @every_form
+    def test_batch_sizes(self, cell, form, batch_sizes, message):
+        inputs = arguments(cell, batch_sizes=torch.tensor([2, 2, 1]))
+        with pytest.raises(RuntimeError, match=f"rnnfast::{cell}.*{message}"):
+            getattr(ops, cell)(*inputs, **form, batch_sizes=batch_sizes)
+
+    @every_form
+    def test_what_does_not_go_with_batch_sizes(self, cell, form):
+        batch_sizes = torch.tensor([2, 2, 1])
+        inputs = arguments(cell, batch_sizes=batch_sizes)
+        with pytest.raises(RuntimeError, match="batch_first must be False"):
+            getattr(ops, cell)(*inputs, **form, batch_sizes=batch_sizes, batch_first=True)
+        with pytest.raises(RuntimeError, match=r"input must be 2-D \[rows, input_size\]"):
+            getattr(ops, cell)(*arguments(cell), **form, batch_sizes=batch_sizes)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda weight: weight[:, :-1], r"weight_hh must have shape \[16, 3\]"),
+            (lambda weight: weight[:-1], r"weight_hr must have shape \[3, 5\], but got \[2, 5\]"),
+            (lambda weight: weight[0], "weight_hr must be 2-D"),
+            (lambda weight: weight.float(), "weight_hr must have the dtype of input, Double"),
+        ],
+        ids=["hidden_size", "proj_size", "dimensions", "dtype"],
+    )
+    def test_weight_hr(self, change, message):
+        *inputs, weight_hr = arguments("lstm", proj_size=3)
+        with pytest.raises(RuntimeError, match=message):
+            ops.lstm(*inputs, change(weight_hr))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import rnnfast
 
@@ -17,6 +18,9 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 FORMS = {
     "LSTM": rnnfast.LSTM,
+    "LSTM projected": lambda *args, **kwargs: rnnfast.LSTM(
+        *args, proj_size=(args[1] + 1) // 2, **kwargs
+    ),
     "GRU": rnnfast.GRU,
     "GRU reset before": lambda *args, **kwargs: rnnfast.GRU(*args, reset_after=False, **kwargs),
     "RNN": rnnfast.RNN,
@@ -50,14 +54,21 @@ def problem(build, shape, batch_first: bool = False) -> tuple[nn.Module, Tensor]
     return module, torch.randn(*sizes, input_size)
 
 
-def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs(module: nn.Module, x: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+    """With lengths, of the rows packed; in the layout of `x` all the same."""
+    if lengths is not None:
+        x = pack_padded_sequence(x, lengths, enforce_sorted=False)
     output, final = module(x)
+    if isinstance(output, PackedSequence):
+        output, _ = pad_packed_sequence(output)
     return [output, *(final if isinstance(final, tuple) else (final,))]
 
 
-def outputs_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs_and_gradients(
+    module: nn.Module, x: Tensor, lengths: Tensor | None = None
+) -> list[Tensor]:
     x = x.detach().requires_grad_()
-    results = outputs(module, x)
+    results = outputs(module, x, lengths)
     leaves = [x, *module.parameters()]
     total = sum((result * result).sum() for result in results)
     return [*results, *torch.autograd.grad(total, leaves)]
@@ -95,6 +106,27 @@ def test_a_row_does_not_depend_on_its_batch(build, shape, batch_first, isa):
                 whole = [expected[0].narrow(batch_dim, begin, rows)]
                 whole += [state.narrow(1, begin, rows) for state in expected[1:]]
                 assert_same_bits(part, whole)
+
+
+@every_shape
+@every_form
+def test_packed_rows(build, shape, isa):
+    """The same bits for any number of threads, and those of each row alone."""
+    module, x = problem(build, shape)
+    # Of one step alone the weights may be read, and so summed, in another order.
+    lengths = torch.randint(2, x.size(0) + 1, (x.size(1),))
+    torch.set_num_threads(1)
+    expected = outputs_and_gradients(module, x, lengths)
+    for count in (1, 2, 2, 3):
+        torch.set_num_threads(count)
+        assert_same_bits(outputs_and_gradients(module, x, lengths), expected)
+    output, *final = expected[: 3 if module.mode == "LSTM" else 2]
+    for row in (0, len(lengths) // 2, len(lengths) - 1):
+        length = int(lengths[row])
+        with torch.no_grad():
+            alone = outputs(module, x[:length, row : row + 1])
+        whole = [output[:length, row : row + 1], *(state[:, row : row + 1] for state in final)]
+        assert_same_bits(alone, whole)
 
 
 @every_form
