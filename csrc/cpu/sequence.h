@@ -176,7 +176,7 @@ struct Walk {
       : share_rows(false), fused(false), chunk(1) {
     constexpr int64_t kChunkRows = 96, kChunkBytes = 1 << 20;
     const int64_t cache = runtime.cache_bytes;
-    share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache;
+    share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache * 3 / 4;
     fused =
         batch >= 16 || hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
     chunk = max_of(kChunkRows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
