@@ -27,10 +27,11 @@ def set_backend(backend: str) -> None:
         backend: one of
 
             - ``"auto"`` (the default): this package's kernels for what they can serve (floating
-              point tensors on the CPU), save shapes where torch was measured to be faster; torch's
-              own operators, with torch's results, for everything else (other devices). With
-              :func:`torch.use_deterministic_algorithms` no shape is saved, for torch's bits
-              depend on the rest of the batch and on the number of threads.
+              point tensors on the CPU), save single steps of RNN, RNNCell and LSTMCell that
+              autograd records, where torch was measured to be faster; torch's own operators, with
+              torch's results, for everything else (other devices). With
+              :func:`torch.use_deterministic_algorithms` these steps are the kernels' too, for
+              torch's bits may depend on the rest of the batch and on the number of threads.
             - ``"rnnfast"``: always the kernels; a call they cannot serve raises ``RuntimeError``.
             - ``"torch"``: always torch's own operators.
 
@@ -51,47 +52,22 @@ def get_backend() -> str:
     return _backend
 
 
-def torch_is_faster(
-    kind: str,
-    dtype: torch.dtype,
-    batch: int,
-    seq_len: int,
-    input_size: int,
-    hidden_size: int,
-    training: bool,
-) -> bool:
-    """Whether torch's operator was measured to be faster than the kernels at this shape.
+def torch_is_faster(kind: str, seq_len: int, training: bool) -> bool:
+    """Whether torch's operator was measured to be faster than the kernels for such a call.
 
-    That is so
-
-    - while autograd records a single step of a module of which torch makes one or a few
-      operators: the kernels' autograd function is in Python, and costs more than they save;
-    - for a float32 LSTM (oneDNN in torch) with many rows whose weights, shared by the threads,
-      are about as large as a core's cache, up to several times that: by 0 to 7 percent.
+    That is so while autograd records a single step of a module of which torch makes one or a few
+    operators: the kernels' autograd function is in Python, and costs more than they save.
 
     Args:
         kind: a layer's mode, ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``, or
             ``"LSTMCell"``, ``"GRUCell"`` or ``"RNNCell"``.
-        dtype, batch, seq_len, input_size, hidden_size: of one layer.
+        seq_len: how many steps.
         training: whether autograd is recording.
     """
-    if seq_len == 1:
-        return training and kind in _SLOW_STEPS
-    if kind != "LSTM" or dtype != torch.float32 or batch < 16:
-        return False
-    threads = torch.get_num_threads()
-    share = 4 * hidden_size * (input_size + hidden_size) * dtype.itemsize / threads
-    return (0.5e6 if threads == 1 else 0.8e6) <= share < 8e6
+    return training and seq_len == 1 and kind in _SLOW_STEPS
 
 
-def auto_prefers_torch(
-    kind: str,
-    dtype: torch.dtype,
-    batch: int,
-    seq_len: int,
-    input_size: int,
-    hidden_size: int,
-) -> bool:
+def auto_prefers_torch(kind: str, seq_len: int) -> bool:
     """Whether torch's operator is to serve a call that the kernels could serve as well.
 
     Never under ``torch.compile``, which does not trace torch's operators, under autocast, whose
@@ -99,12 +75,10 @@ def auto_prefers_torch(
     """
     return (
         _backend == "auto"
+        and torch_is_faster(kind, seq_len, torch.is_grad_enabled())
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.are_deterministic_algorithms_enabled()
-        and torch_is_faster(
-            kind, dtype, batch, seq_len, input_size, hidden_size, torch.is_grad_enabled()
-        )
     )
 
 

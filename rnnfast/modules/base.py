@@ -195,9 +195,7 @@ class Recurrent(nn.RNNBase):
             and self.memory == "full"
             and dtype == result_dtype
             and not ops.transformed()
-            and backend.auto_prefers_torch(
-                self.mode, dtype, batch, seq_len, self.input_size, self.hidden_size
-            )
+            and backend.auto_prefers_torch(self.mode, seq_len)
         ):
             return None
 

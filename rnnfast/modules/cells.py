@@ -56,9 +56,7 @@ class _Cell(nn.RNNCellBase):
             not self._kernels_only
             and dtype == result_dtype
             and not ops.transformed()
-            and backend.auto_prefers_torch(
-                self._kind, dtype, size[0] if batched else 1, 1, self.input_size, self.hidden_size
-            )
+            and backend.auto_prefers_torch(self._kind, 1)
         ):
             return None
 

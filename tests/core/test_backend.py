@@ -76,19 +76,6 @@ def test_one_step_that_autograd_records_is_torchs_where_it_is_faster(name):
     assert served == (name in ("LSTM", "GRU", "GRUCell"))
 
 
-def test_an_lstm_whose_weights_fill_the_cache_is_torchs(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    input = torch.randn(2, 20, 256)  # 2.1 MB of weights
-    before = kernel_calls()
-    rnnfast.LSTM(256, 256)(input)
-    assert kernel_calls() == before
-    rnnfast.LSTM(256, 16)(input)
-    rnnfast.GRU(256, 256)(input)
-    rnnfast.LSTM(256, 256)(input[:, :4])
-    rnnfast.LSTM(256, 256).double()(input.double())
-    assert kernel_calls() >= before + 4
-
-
 @every_module
 def test_torch_by_name(name):
     rnnfast.set_backend("torch")
@@ -173,8 +160,8 @@ def test_deterministic_algorithms_are_the_kernels(monkeypatch):
 def test_auto_follows_the_measured_rule(name, monkeypatch):
     seen = []
 
-    def rule(kind, dtype, batch, seq_len, input_size, hidden_size, training):
-        seen.append((kind, dtype, batch, seq_len, input_size, hidden_size, training))
+    def rule(*call):
+        seen.append(call)
         return True
 
     monkeypatch.setattr(backend, "torch_is_faster", rule)
@@ -182,7 +169,7 @@ def test_auto_follows_the_measured_rule(name, monkeypatch):
     with torch.no_grad():
         assert_torchs_own(ours, theirs, example(name))
     kind = "RNN_TANH" if name == "RNN" else name
-    assert seen == [(kind, torch.float32, 3, 5 if name in LAYERS else 1, 4, 8, False)]
+    assert seen == [(kind, 5 if name in LAYERS else 1, False)]
     rnnfast.set_backend("rnnfast")
     before = kernel_calls()
     ours(example(name))
