@@ -8,8 +8,9 @@ from torch import Tensor
 __all__ = ["get_backend", "set_backend"]
 
 _BACKENDS = ("auto", "rnnfast", "torch")
+_COMPUTED_DTYPES = (torch.float32, torch.float64)
 # The half types are computed in float32.
-_KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_KERNEL_DTYPES = (*_COMPUTED_DTYPES, torch.bfloat16, torch.float16)
 
 # Whose results have the autocast dtype under autocast on the CPU, as torch's own (but not the
 # LSTM's of a PackedSequence); those of the others have the dtype of the input.
@@ -102,6 +103,11 @@ def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
             f"tensors on the CPU; got {describe(input)}"
         )
     return False
+
+
+def casts(input_dtype: torch.dtype) -> bool:
+    """Whether the kernels compute in another dtype than the input's, or may give one."""
+    return input_dtype not in _COMPUTED_DTYPES or torch.is_autocast_enabled("cpu")
 
 
 def dtypes(

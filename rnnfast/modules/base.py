@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -149,16 +150,16 @@ class Recurrent(nn.RNNBase):
         weights = self._current_weights()
         shape = data.shape
         batched = len(shape) == 3
-        dtype, result_dtype = backend.dtypes(self.mode, data.dtype, is_packed)
+        casts = backend.casts(data.dtype)
         if (
             shape[-1:] != (self.input_size,)
-            or not all(
-                backend.same_kind(weight, data)
-                for layer in weights
-                for weight in layer
-                if weight is not None
-            )
             or (len(shape) != 2 if is_packed else len(shape) not in (2, 3))
+            # Where nothing is cast, the operators check the others.
+            or not backend.same_kind(weights[0][0], data)
+            or (
+                casts
+                and not all(backend.same_kind(w, data) for w in chain(*weights) if w is not None)
+            )
         ):
             return None
         batch_dim = 0 if self.batch_first else 1
@@ -192,9 +193,7 @@ class Recurrent(nn.RNNBase):
                 states = tuple(state.unsqueeze(1) for state in states)
         if (
             not (is_packed or lengths is not None or self._beyond_torch() or self.proj_size)
-            and self.memory == "full"
-            and dtype == result_dtype
-            and not ops.transformed()
+            and not (casts or self.memory == "recompute" or ops.transformed())
             and backend.auto_prefers_torch(self.mode, seq_len)
         ):
             return None
@@ -209,17 +208,23 @@ class Recurrent(nn.RNNBase):
         if order is not None and states is not None:
             states = tuple(state.index_select(1, order) for state in states)
 
-        with backend.without_autocast():
-            output, final, every = self._run_layers(
-                backend.cast(data, dtype),
-                None if states is None else [backend.cast(state, dtype) for state in states],
-                [[backend.cast(weight, dtype) for weight in layer] for layer in weights],
-                batch,
-                batch_sizes,
-            )
+        if casts:
+            dtype, result_dtype = backend.dtypes(self.mode, data.dtype, is_packed)
+            given_dtype, data = data.dtype, backend.cast(data, dtype)
+            states = states and [backend.cast(state, dtype) for state in states]
+            weights = [[backend.cast(weight, dtype) for weight in layer] for layer in weights]
+            with backend.without_autocast():
+                output, final, every = self._run_layers(data, states, weights, batch, batch_sizes)
+            final = [
+                backend.cast(state, self._final_dtype(index, given_dtype, result_dtype))
+                for index, state in enumerate(final)
+            ]
+        else:
+            output, final, every = self._run_layers(data, states, weights, batch, batch_sizes)
 
         def give_back(sequence: Tensor) -> Tensor | PackedSequence:
-            sequence = backend.cast(sequence, result_dtype)
+            if casts:
+                sequence = backend.cast(sequence, result_dtype)
             if is_packed:
                 return PackedSequence(sequence, *input[1:])
             if packing is not None:
@@ -230,13 +235,13 @@ class Recurrent(nn.RNNBase):
             final = [state.index_select(1, restore) for state in final]
         if not (batched or is_packed):
             final = [state.squeeze(1) for state in final]
-        final = tuple(
-            backend.cast(state, self._final_dtype(index, data.dtype, result_dtype))
-            for index, state in enumerate(final)
-        )
         if not self.return_states:
-            return give_back(output), final
-        return give_back(output), final, tuple(tuple(map(give_back, layer)) for layer in every)
+            return give_back(output), tuple(final)
+        return (
+            give_back(output),
+            tuple(final),
+            tuple(tuple(map(give_back, layer)) for layer in every),
+        )
 
     def _final_dtype(self, index: int, input_dtype: torch.dtype,
                      result_dtype: torch.dtype) -> torch.dtype:  # fmt: skip

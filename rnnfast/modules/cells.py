@@ -51,20 +51,18 @@ class _Cell(nn.RNNCellBase):
                 ):
                     return None
         batched = len(size) == 2
-        dtype, result_dtype = backend.dtypes(self._kind, input.dtype)
-        if (
-            not self._kernels_only
-            and dtype == result_dtype
-            and not ops.transformed()
-            and backend.auto_prefers_torch(self._kind, 1)
+        casts = backend.casts(input.dtype)
+        if not (self._kernels_only or casts or ops.transformed()) and backend.auto_prefers_torch(
+            self._kind, 1
         ):
             return None
 
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        if dtype != input.dtype or self.weight_ih.dtype != dtype:
-            input = input.to(dtype)
+        if casts:
+            dtype, result_dtype = backend.dtypes(self._kind, input.dtype)
+            input = backend.cast(input, dtype)
+            states = tuple(backend.cast(state, dtype) for state in states)
             weights = tuple(backend.cast(weight, dtype) for weight in weights)
-        states = tuple(backend.cast(state, dtype) for state in states)
         if not batched:
             input = input.unsqueeze(0)
             states = tuple(state.unsqueeze(0) for state in states)
@@ -72,7 +70,7 @@ class _Cell(nn.RNNCellBase):
             states = self._run_step(input.unsqueeze(0), states, weights)[1:]
         if not batched:
             states = tuple(state.squeeze(0) for state in states)
-        return tuple(backend.cast(state, result_dtype) for state in states)
+        return tuple(backend.cast(state, result_dtype) for state in states) if casts else states
 
 
 class LSTMCell(_Cell):
