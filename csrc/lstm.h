@@ -52,7 +52,8 @@ struct LstmForward {
   void* h_n;                 // [N, P]      contiguous; h_0 where T is 0
   void* c_n;                 // [N, H]      contiguous; may not alias c_0
 
-  // Kept for backward, both or neither (null at inference); laid out as output is.
+  // Kept for backward, both; at inference null, or cells alone where all of them are wanted. Laid
+  // out as output is.
   void* gates;               // [T, N, 4H]  i f g o after activation
   void* cells;               // [T, N, H]   c_t
 };

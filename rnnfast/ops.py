@@ -98,12 +98,10 @@ def lstm(
     inputs = (input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     if transformed():
         run = reference.lstm
-    elif return_cells:
+    elif _records_gradient(*inputs):
         run = _ops.lstm.default
-    elif not _records_gradient(*inputs):
-        run = _ops.lstm_inference.default
     else:
-        run = _ops.lstm.default
+        run = _ops.lstm_cells.default if return_cells else _ops.lstm_inference.default
     results = run(*inputs, batch_sizes=batch_sizes, batch_first=batch_first, reverse=reverse)
     return results[: 4 if return_cells else 3]
 
@@ -242,6 +240,12 @@ def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, *
 @register_fake("rnnfast::lstm_inference")
 def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, **options):
     return _like_input(input, h_0.size(1)), _like(h_0), _like(c_0)
+
+
+@register_fake("rnnfast::lstm_cells")
+def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, **options):
+    cells = _like_input(input, c_0.size(1))
+    return _like_input(input, h_0.size(1)), _like(h_0), _like(c_0), cells
 
 
 @register_fake("rnnfast::lstm_backward")

@@ -13,20 +13,23 @@ constexpr int64_t kGates = 4;
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Inference = std::tuple<Tensor, Tensor, Tensor>;
+using Cells = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+enum class Keep { nothing, cells, all };
 
 Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                     const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
                     const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse, bool keep) {
+                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse, Keep keep) {
   const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
                     batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size, size = layer.state_size;
   const Tensor c_first = layer.checked("c_0", c_0, {layer.batch, hidden});
   Tensor output = layer.empty_sequence(size);
   Tensor h_n = layer.empty({layer.batch, size}), c_n = layer.empty({layer.batch, hidden});
-  Tensor gates = keep ? layer.empty_sequence(kGates * hidden) : output;
-  Tensor cells = keep ? layer.empty_sequence(hidden) : output;
+  Tensor gates = keep == Keep::all ? layer.empty_sequence(kGates * hidden) : output;
+  Tensor cells = keep != Keep::nothing ? layer.empty_sequence(hidden) : output;
 
   LstmForward args{};
   layer.fill(args);
@@ -39,8 +42,8 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
   args.c_n = c_n.mutable_data_ptr();
-  args.gates = pointer_if(keep, gates);
-  args.cells = pointer_if(keep, cells);
+  args.gates = pointer_if(keep == Keep::all, gates);
+  args.cells = pointer_if(keep != Keep::nothing, cells);
   layer.kernels().lstm_forward(Host().runtime(), &args);
   return {output, h_n, c_n, cells, gates};
 }
@@ -49,7 +52,7 @@ Forward lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weig
              OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
              OptionalTensor batch_sizes, bool batch_first, bool reverse) {
   return run_forward("rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     weight_hr, batch_sizes, batch_first, reverse, true);
+                     weight_hr, batch_sizes, batch_first, reverse, Keep::all);
 }
 
 Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
@@ -57,8 +60,17 @@ Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih,
                          OptionalTensor batch_sizes, bool batch_first, bool reverse) {
   const auto [output, h_n, c_n, cells, gates] =
       run_forward("rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
-                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, false);
+                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, Keep::nothing);
   return {output, h_n, c_n};
+}
+
+Cells lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
+                 OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
+                 OptionalTensor batch_sizes, bool batch_first, bool reverse) {
+  const auto [output, h_n, c_n, cells, gates] =
+      run_forward("rnnfast::lstm_cells", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
+                  weight_hr, batch_sizes, batch_first, reverse, Keep::cells);
+  return {output, h_n, c_n, cells};
 }
 
 Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
@@ -115,5 +127,6 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
   m.impl("lstm", TORCH_BOX(&rnnfast::lstm));
   m.impl("lstm_inference", TORCH_BOX(&rnnfast::lstm_inference));
+  m.impl("lstm_cells", TORCH_BOX(&rnnfast::lstm_cells));
   m.impl("lstm_backward", TORCH_BOX(&rnnfast::lstm_backward));
 }

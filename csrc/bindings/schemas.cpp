@@ -17,6 +17,11 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
       "bool batch_first=False, bool reverse=False) -> (Tensor output, Tensor h_n, Tensor c_n)");
   m.def(
+      "lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
+      "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
+      "bool batch_first=False, bool reverse=False) -> "
+      "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells)");
+  m.def(
       "lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, "
       "Tensor? grad_cells, Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor "
       "weight_hh, Tensor? weight_hr, "

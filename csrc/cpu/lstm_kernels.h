@@ -26,7 +26,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const T* c_0 = static_cast<const T*>(a.c_0);
   T* c_n = static_cast<T*>(a.c_n);
 
-  const bool keep = a.gates != nullptr, once = steps.single();
+  const bool keep = a.gates != nullptr, keep_cells = a.cells != nullptr, once = steps.single();
   const Panels<T> panels(hidden, 4);
   const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
   const Walk walk(runtime, steps.count, batch,
@@ -50,12 +50,12 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const Sequence<const T> h_read =
       like_output<const T>(a, steps, static_cast<const T*>(a.output), size, size);
   const PreviousRows<T> h_before(runtime, steps, h_read, h_0, size);
-  // Without backward to serve, cells live in c_n alone and projected gates in a chunk of scratch.
+  // Unless they are to be kept, cells live in c_n alone and projected gates in a chunk of scratch.
   const Sequence<T> cells = like_output<T>(a, steps, static_cast<T*>(a.cells), size, hidden);
   const PreviousRows<T> c_before(
       runtime, steps, like_output<const T>(a, steps, static_cast<const T*>(a.cells), size, hidden),
       c_0, hidden);
-  if (!keep) set_or_zero(c_0, c_n, batch * hidden);
+  if (!keep_cells) set_or_zero(c_0, c_n, batch * hidden);
   const Sequence<T> all_gates =
       keep ? like_output<T>(a, steps, static_cast<T*>(a.gates), size, 4 * hidden)
            : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
@@ -64,8 +64,9 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
                               int64_t count) {
     const int64_t unit = panels.column(p, 0), valid = panels.valid(p, 0);
     const Rows<T> gates_rows = gates.step_rows(s);
-    const Rows<const T> c_prev = keep ? c_before.of_step(s) : matrix_rows<const T>(c_n, hidden);
-    const Rows<T> c_rows = keep ? cells.step_rows(s) : matrix_rows(c_n, hidden);
+    const Rows<const T> c_prev =
+        keep_cells ? c_before.of_step(s) : matrix_rows<const T>(c_n, hidden);
+    const Rows<T> c_rows = keep_cells ? cells.step_rows(s) : matrix_rows(c_n, hidden);
     const Rows<T> h_rows = unprojected ? matrix_rows(unprojected, hidden) : h.step_rows(s);
     Tile<T> tile;
     if (walk.fused) {
@@ -116,7 +117,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
                 body);
 
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), size);
-  if (keep) copy_last_states(steps, cells, c_0, c_n, hidden);
+  if (keep_cells) copy_last_states(steps, cells, c_0, c_n, hidden);
 }
 
 template <class T>

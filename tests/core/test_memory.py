@@ -87,6 +87,15 @@ class TestWithoutBackward:
         total = sum(size for size in sizes if size > 0)
         assert OUTPUT_BYTES <= total <= OUTPUT_BYTES + SMALL
 
+    @every_layer
+    def test_all_states(self, name, allocations):
+        """Those that output does not tell, and no gates."""
+        module, x = build(name, return_states=True), random_input("time")
+        with torch.no_grad():
+            sizes = allocations(lambda: module(x))
+        sequences = 2 if name == "LSTM" else 1
+        assert sum(size for size in sizes if size > 0) <= sequences * OUTPUT_BYTES + SMALL
+
     @both_memories
     @every_layer
     def test_a_bidirectional_stack(self, name, memory, allocations):

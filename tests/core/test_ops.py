@@ -117,6 +117,8 @@ class TestRegistration:
     def test_inference(self, cell, form, layout, isa):
         inputs = arguments(cell, batch_first=layout["batch_first"])
         opcheck(op(f"{cell}_inference"), inputs, form | layout)
+        if cell == "lstm":
+            opcheck(op("lstm_cells"), inputs, layout)
 
     @two_layouts
     @every_form
@@ -273,8 +275,9 @@ class TestResults:
         ours = op(cell)(*inputs, **form, **layout)
         theirs = getattr(reference, cell)(*inputs, **form, **layout)
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
-        kept_nothing = op(f"{cell}_inference")(*inputs, **form, **layout)
-        assert all(torch.equal(a, b) for a, b in zip(kept_nothing, ours, strict=False))
+        for kept_less in ("inference", "cells") if cell == "lstm" else ("inference",):
+            results = op(f"{cell}_{kept_less}")(*inputs, **form, **layout)
+            assert all(torch.equal(a, b) for a, b in zip(results, ours, strict=False))
 
     @every_form
     def test_inference_gives_the_same_bits(self, cell, form, isa):
