@@ -101,7 +101,7 @@ Layer::Layer(const char* op_, int64_t gates, const Tensor& input_, const Tensor&
   if (batch_sizes) check_batch_sizes();
 }
 
-void Layer::check_batch_sizes() const {
+void Layer::check_batch_sizes() {
   const int64_t* sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
   int64_t most = batch, rows = 0;
   for (int64_t t = 0; t < seq_len; ++t) {
@@ -111,6 +111,7 @@ void Layer::check_batch_sizes() const {
     most = sizes[t];
     rows += sizes[t];
   }
+  ragged = seq_len == 1 || most < batch;
   if (rows != input.tensor.size(0))
     fail(op, ": input must have as many rows as batch_sizes add up to, ", rows, ", but got shape ",
          shape_text(input.tensor.sizes()));

@@ -20,7 +20,7 @@ using OptionalTensor = std::optional<Tensor>;
 // rows are packed) with its features contiguous.
 struct SequenceView {
   Tensor tensor;
-  int64_t time, row;  // strides in elements; none over time where rows are packed
+  int64_t time, row;  // strides in elements; none over time where rows are packed (Layer::time_of)
 
   // Copies only where the features themselves are strided.
   SequenceView(const Tensor& source, bool batch_first);
@@ -48,6 +48,9 @@ struct Layer {
   Tensor h_0, weight_ih, weight_hh;
   OptionalTensor bias_ih, bias_hh, weight_hr;
   int64_t seq_len, batch, input_size, hidden_size;
+  // Whether steps have unequal rows. Packed rows that are not ragged are like any others, but for a
+  // single step, which has to have the bits that it has among more.
+  bool ragged = false;
   int64_t state_size;  // features of h: proj_size where there is a projection, or hidden_size
 
   Layer(const char* op, int64_t gates, const Tensor& input, const Tensor& h_0,
@@ -68,6 +71,10 @@ struct Layer {
   Tensor empty_if(bool wanted, std::initializer_list<int64_t> shape) const;
   // Laid out as the input is, with that many features; contiguous.
   Tensor empty_sequence(int64_t features) const;
+  // Stride over time of a sequence; of packed rows, where they are not ragged.
+  int64_t time_of(const SequenceView& view) const {
+    return batch_sizes ? batch * view.row : view.time;
+  }
   // Strides, over features, of such a tensor.
   int64_t time_stride(int64_t features) const { return (batch_first ? 1 : batch) * features; }
   int64_t row_stride(int64_t features) const { return (batch_first ? seq_len : 1) * features; }
@@ -83,9 +90,9 @@ struct Layer {
     args.batch = batch;
     args.input_size = input_size;
     args.hidden_size = hidden_size;
-    if (batch_sizes) args.batch_sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
+    if (ragged) args.batch_sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
     args.input = input.tensor.const_data_ptr();
-    args.input_time = input.time;
+    args.input_time = time_of(input);
     args.input_row = input.row;
     args.h_0 = h_0.const_data_ptr();
     args.weight_ih = weight_ih.const_data_ptr();
@@ -101,7 +108,7 @@ struct Layer {
                       bool need_weights) const {
     if (grad_output) {
       args.grad_output = grad_output->tensor.const_data_ptr();
-      args.grad_output_time = grad_output->time;
+      args.grad_output_time = time_of(*grad_output);
       args.grad_output_row = grad_output->row;
     }
     args.grad_h_n = pointer(grad_h_n);
@@ -114,7 +121,7 @@ struct Layer {
   }
 
  private:
-  void check_batch_sizes() const;
+  void check_batch_sizes();
 };
 
 }  // namespace rnnfast

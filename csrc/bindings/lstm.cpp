@@ -110,7 +110,7 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
   args.grad_c_n = pointer(grad_c_last);
   if (grad_all_cells) {
     args.grad_cells = grad_all_cells->tensor.const_data_ptr();
-    args.grad_cells_time = grad_all_cells->time;
+    args.grad_cells_time = layer.time_of(*grad_all_cells);
     args.grad_cells_row = grad_all_cells->row;
   }
   args.grad_c_0 = grad_c_0.mutable_data_ptr();
