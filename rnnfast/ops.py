@@ -147,10 +147,10 @@ def gru(
     inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
     if transformed():
         run = reference.gru
-    elif not _records_gradient(*inputs):
-        run = _ops.gru_inference.default
-    else:
+    elif _records_gradient(*inputs):
         run = _ops.gru.default
+    else:
+        run = _ops.gru_inference.default
     return run(
         *inputs,
         batch_sizes=batch_sizes,
@@ -196,17 +196,17 @@ def rnn(
     inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
     if transformed():
         run = reference.rnn
-    elif not _records_gradient(*inputs):
-        run = _ops.rnn_inference.default
-    else:
+    elif _records_gradient(*inputs):
         run = _ops.rnn.default
+    else:
+        run = _ops.rnn_inference.default
     return run(
         *inputs,
         batch_sizes=batch_sizes,
         nonlinearity=nonlinearity,
         batch_first=batch_first,
         reverse=reverse,
-    )[:2]
+    )
 
 
 # Fake kernels: shapes and strides, no values.

@@ -94,17 +94,23 @@ class Recurrent(nn.RNNBase):
         return self.return_states or self.learn_initial_state
 
     def _run_layer(
-        self,
-        weights: list[Tensor | None],
-        input: Tensor,
-        *states: Tensor,
-        batch_sizes: Tensor | None,
-        batch_first: bool,
-        reverse: bool,
+        self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
         """One layer in one direction: output, the final states and, with ``return_states``, what
-        of all steps' states output does not tell."""
+        of all steps' states output does not tell. `layout` is batch_sizes, batch_first and reverse,
+        as for the operators."""
         raise NotImplementedError
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, ...]:
+        """That of a layer with one state."""
+        output, (h_n,), *every = self._forward(input, hx, None if hx is None else (hx,), lengths)
+        return output, h_n, *(tuple(h for (h,) in layers) for layers in every)
 
     def _forward(
         self,

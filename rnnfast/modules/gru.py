@@ -1,10 +1,6 @@
 """The GRU module."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from rnnfast import ops
 from rnnfast.modules.base import Recurrent
@@ -97,31 +93,7 @@ class GRU(Recurrent):
     def _beyond_torch(self) -> bool:
         return not self.reset_after or super()._beyond_torch()
 
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Any, ...]:
-        output, (h_n,), *every = self._forward(input, hx, None if hx is None else (hx,), lengths)
-        return output, h_n, *(tuple(h for (h,) in layers) for layers in every)
-
     def _run_layer(
-        self,
-        weights: list[Tensor | None],
-        input: Tensor,
-        *states: Tensor,
-        batch_sizes: Tensor | None,
-        batch_first: bool,
-        reverse: bool,
+        self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
-        return ops.gru(
-            input,
-            *states,
-            *weights,
-            batch_sizes=batch_sizes,
-            reset_after=self.reset_after,
-            batch_first=batch_first,
-            reverse=reverse,
-        )
+        return ops.gru(input, *states, *weights, reset_after=self.reset_after, **layout)

@@ -135,20 +135,6 @@ class LSTM(Recurrent):
         return self._forward(input, hx, states, lengths)
 
     def _run_layer(
-        self,
-        weights: list[Tensor | None],
-        input: Tensor,
-        *states: Tensor,
-        batch_sizes: Tensor | None,
-        batch_first: bool,
-        reverse: bool,
+        self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
-        return ops.lstm(
-            input,
-            *states,
-            *weights,
-            batch_sizes=batch_sizes,
-            batch_first=batch_first,
-            reverse=reverse,
-            return_cells=self.return_states,
-        )
+        return ops.lstm(input, *states, *weights, return_cells=self.return_states, **layout)

@@ -1,10 +1,6 @@
 """The plain RNN module."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from rnnfast import ops
 from rnnfast.modules.base import Recurrent
@@ -96,31 +92,7 @@ class RNN(Recurrent):
         super().__init__(_MODES[nonlinearity], *args, **kwargs)
         self.nonlinearity = nonlinearity
 
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Any, ...]:
-        output, (h_n,), *every = self._forward(input, hx, None if hx is None else (hx,), lengths)
-        return output, h_n, *(tuple(h for (h,) in layers) for layers in every)
-
     def _run_layer(
-        self,
-        weights: list[Tensor | None],
-        input: Tensor,
-        *states: Tensor,
-        batch_sizes: Tensor | None,
-        batch_first: bool,
-        reverse: bool,
+        self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
-        return ops.rnn(
-            input,
-            *states,
-            *weights,
-            batch_sizes=batch_sizes,
-            nonlinearity=self.nonlinearity,
-            batch_first=batch_first,
-            reverse=reverse,
-        )
+        return ops.rnn(input, *states, *weights, nonlinearity=self.nonlinearity, **layout)
