@@ -1,11 +1,13 @@
-"""Builds the extension module `rnnfast._C`; the metadata stands in pyproject.toml.
+"""Builds the extension modules; the metadata stands in pyproject.toml.
 
 CMake's job (CMakeLists.txt): the kernels, csrc/cpu and csrc/cuda, as static libraries that know
 nothing of torch or Python.
 
 This file's job: run CMake, then compile csrc/bindings with torch's builder, which knows the headers
-and libraries of the torch that is installed, and link both into one shared object. The bindings use
+and libraries of the torch that is installed, and link both into rnnfast._C. These bindings use
 torch's stable ABI as of TORCH_TARGET, so what is built here loads in that torch and any later one.
+rnnfast._eager, csrc/bindings/eager, makes short calls cheaper and is bound to the very torch it was
+built with; under another it is left unused.
 
 Environment variables:
     RNNFAST_CUDA: `auto` (default: compile csrc/cuda when nvcc is on PATH or in CUDA_HOME), `1` (it
@@ -94,22 +96,36 @@ class BuildKernelsAndExtension(BuildExtension):
             sys.exit(f"rnnfast's bindings were not built: {error}, see the messages above.")
 
 
-def extension() -> CppExtension:
+def extension(name: str, folder: str, **options: list) -> CppExtension:
+    """An extension of the sources in that folder under csrc."""
     # As system headers, so that warnings are about our own code only.
     system_include_dirs = [pybind11.get_include(), *include_paths()]
-    major, minor = TORCH_TARGET
     return CppExtension(
-        "rnnfast._C",
-        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/bindings").glob("*.cpp")),
+        name,
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob("*.cpp")),
         include_dirs=[str(ROOT / "csrc")],
-        define_macros=[("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000")],
         extra_compile_args=[
             *(f"-isystem{path}" for path in system_include_dirs),
             *("-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
             *(["-Werror"] if WERROR else []),
         ],
-        extra_objects=[str(KERNELS / "librnnfast_cpu.a")],
+        **options,
     )
 
 
-setuptools.setup(ext_modules=[extension()], cmdclass={"build_ext": BuildKernelsAndExtension})
+major, minor = TORCH_TARGET
+setuptools.setup(
+    ext_modules=[
+        extension(
+            "rnnfast._C",
+            "bindings",
+            define_macros=[
+                ("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000"),
+                ("RNNFAST_TORCH", f'"{torch.__version__}"'),
+            ],
+            extra_objects=[str(KERNELS / "librnnfast_cpu.a")],
+        ),
+        extension("rnnfast._eager", "bindings/eager"),
+    ],
+    cmdclass={"build_ext": BuildKernelsAndExtension},
+)

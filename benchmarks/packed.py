@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import measure
 import torch
-from layers import CELLS, check_agreement
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from rnnfast.benchmark import measure
+from rnnfast.benchmark.layers import CELLS, check_agreement
 
 BATCH, SIZE = 16, 64
 SEQ_LENS = (50, 200, 1000)

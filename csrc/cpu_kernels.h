@@ -5,8 +5,11 @@
 #include <stdint.h>
 
 #include "gru.h"
+#include "linear_cross_entropy.h"
 #include "lstm.h"
+#include "quantized.h"
 #include "rnn.h"
+#include "stream.h"
 
 // The kernels of one ISA for one dtype, float or double: the type behind every pointer of an args
 // struct.
@@ -17,15 +20,30 @@ struct CpuKernels {
   void (*gru_backward)(const Runtime* runtime, const GruBackward* args);
   void (*rnn_forward)(const Runtime* runtime, const RnnForward* args);
   void (*rnn_backward)(const Runtime* runtime, const RnnBackward* args);
+  // Packs a layer; what it returns is this table's own, in memory from runtime->allocate alone.
+  void* (*stream_layer)(const Runtime* runtime, const StreamLayer* args);
+  void (*stream_step)(const Runtime* runtime, const StreamStep* args);
+  void (*linear_cross_entropy)(const Runtime* runtime, const LinearCrossEntropy* args);
   void (*sigmoid)(const void* x, void* y, int64_t count);
   void (*tanh)(const void* x, void* y, int64_t count);
+};
+
+// The kernels for float tensors whose matrix products take both operands rounded to bfloat16 (to
+// nearest, ties to even) and add up in float. All else is as in float32: states, gates, cells,
+// biases, activations; and single steps, which pack nothing.
+struct CpuBfloat16 {
+  CpuKernels kernels;
+  uint64_t (*calls)();
 };
 
 struct CpuIsa {
   const char* name;
   CpuKernels float32, float64;
+  void (*quantized_forward)(const Runtime* runtime, const QuantizedForward* args);
   // Kernel calls so far, counted in the ISA's own translation unit: the proof of what ran.
   uint64_t (*calls)();
+  // Null where ISA or CPU has no such products; float32 serves then.
+  const CpuBfloat16* bfloat16;
 };
 
 namespace rnnfast {
@@ -41,9 +59,17 @@ const CpuIsa* cpu_isa();
 // By name; false where there is no such ISA on this machine.
 bool set_cpu_isa(const char* name);
 
+// A table's kernels for one dtype. `bf16`: those with products of operands rounded to bfloat16,
+// where the CPU has them and there is more than a `single` step.
+inline const CpuKernels& kernels_of(const CpuIsa* isa, bool float64, bool bf16, bool single) {
+  if (float64) return isa->float64;
+  return bf16 && isa->bfloat16 && !single ? isa->bfloat16->kernels : isa->float32;
+}
+
 // Each defined by its own file; cpu/dispatch.cpp chooses among them.
 const CpuIsa* cpu_isa_baseline();
 const CpuIsa* cpu_isa_avx2();
 const CpuIsa* cpu_isa_avx512();
+const CpuBfloat16* cpu_bfloat16_avx512();
 
 }  // namespace rnnfast

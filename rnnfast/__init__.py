@@ -1,10 +1,13 @@
 """rnnfast: recurrent networks at hardware speed, drop-in for torch.nn."""
 
-from rnnfast import onnx, ops, reference
+from rnnfast import loss, onnx, ops, reference
 from rnnfast._extension import build_info, cpu_isa, cpu_isas, set_cpu_isa
-from rnnfast.backend import get_backend, set_backend
+from rnnfast.backend import get_backend, get_precision, set_backend, set_precision
 from rnnfast.convert import accelerate, patched, restore
+from rnnfast.loss import LinearCrossEntropyLoss
 from rnnfast.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from rnnfast.quantization import QuantizedRecurrent, quantize_dynamic
+from rnnfast.streaming import Stream, stream
 
 __version__ = build_info()["version"]
 
@@ -13,18 +16,26 @@ __all__ = [
     "GRUCell",
     "LSTM",
     "LSTMCell",
+    "LinearCrossEntropyLoss",
+    "QuantizedRecurrent",
     "RNN",
     "RNNCell",
+    "Stream",
     "accelerate",
     "build_info",
     "cpu_isa",
     "cpu_isas",
     "get_backend",
+    "get_precision",
+    "loss",
     "onnx",
     "ops",
     "patched",
+    "quantize_dynamic",
     "reference",
     "restore",
     "set_backend",
     "set_cpu_isa",
+    "set_precision",
+    "stream",
 ]

@@ -1,8 +1,15 @@
-"""Loads the compiled extension, which registers the torch operators and binds the CPU controls."""
+"""Loads what is compiled.
+
+``rnnfast._C`` registers the torch operators and binds the CPU controls; it loads in torch 2.10 and
+later. ``rnnfast._eager`` makes short calls cheaper. It is bound to the torch that it was built
+with: under another, or with ``RNNFAST_EAGER=0`` in the environment, :data:`eager` is ``None`` and
+all calls take the long way, to the same results.
+"""
 
 import importlib
+import os
 
-import torch  # noqa: F401  (first: the extension links against the libraries that torch loads)
+import torch  # first: the extensions link against the libraries that torch loads
 
 try:
     _C = importlib.import_module("rnnfast._C")
@@ -19,3 +26,13 @@ cpu_isas = _C.cpu_isas
 cpu_isa = _C.cpu_isa
 set_cpu_isa = _C.set_cpu_isa
 build_info = _C.build_info
+kernel_access = _C._kernel_access
+
+
+def _eager():
+    if os.environ.get("RNNFAST_EAGER") == "0" or build_info()["torch"] != torch.__version__:
+        return None
+    return importlib.import_module("rnnfast._eager")
+
+
+eager = _eager()

@@ -5,9 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["get_backend", "set_backend"]
+from rnnfast._extension import eager
+
+__all__ = ["get_backend", "get_precision", "set_backend", "set_precision"]
 
 _BACKENDS = ("auto", "rnnfast", "torch")
+_PRECISIONS = ("fp32", "bf16")
 _COMPUTED_DTYPES = (torch.float32, torch.float64)
 # The half types are computed in float32.
 _KERNEL_DTYPES = (*_COMPUTED_DTYPES, torch.bfloat16, torch.float16)
@@ -16,9 +19,8 @@ _KERNEL_DTYPES = (*_COMPUTED_DTYPES, torch.bfloat16, torch.float16)
 # LSTM's of a PackedSequence); those of the others have the dtype of the input.
 _LOWERED = ("LSTM", "RNN_TANH", "RNN_RELU", "RNNCell")
 
-_SLOW_STEPS = ("RNN_TANH", "RNN_RELU", "RNNCell", "LSTMCell")
-
 _backend = "auto"
+_precision = "fp32"
 
 
 def set_backend(backend: str) -> None:
@@ -28,11 +30,8 @@ def set_backend(backend: str) -> None:
         backend: one of
 
             - ``"auto"`` (the default): this package's kernels for what they can serve (floating
-              point tensors on the CPU), save single steps of RNN, RNNCell and LSTMCell that
-              autograd records, where torch was measured to be faster; torch's own operators, with
-              torch's results, for everything else (other devices). With
-              :func:`torch.use_deterministic_algorithms` these steps are the kernels' too, for
-              torch's bits may depend on the rest of the batch and on the number of threads.
+              point tensors on the CPU); torch's own operators, with torch's results, for
+              everything else (other devices).
             - ``"rnnfast"``: always the kernels; a call they cannot serve raises ``RuntimeError``.
             - ``"torch"``: always torch's own operators.
 
@@ -53,34 +52,51 @@ def get_backend() -> str:
     return _backend
 
 
-def torch_is_faster(kind: str, seq_len: int, training: bool) -> bool:
-    """Whether torch's operator was measured to be faster than the kernels for such a call.
-
-    That is so while autograd records a single step of a module of which torch makes one or a few
-    operators: the kernels' autograd function is in Python, and costs more than they save.
+def set_precision(precision: str) -> None:
+    """Chooses how float32 modules of this package multiply matrices, for the whole process.
 
     Args:
-        kind: a layer's mode, ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``, or
-            ``"LSTMCell"``, ``"GRUCell"`` or ``"RNNCell"``.
-        seq_len: how many steps.
-        training: whether autograd is recording.
+        precision: one of
+
+            - ``"fp32"`` (the default): in float32.
+            - ``"bf16"``: where the CPU can multiply bfloat16 (AVX512-BF16), both operands of every
+              matrix product (weights, input, hidden states, gradients) are rounded to bfloat16, to
+              nearest even, and the products are added up in float32. Weights, states, gates, cells,
+              biases and activations stay float32, as do all tensors outside. Outputs differ
+              from those in float32 by 1e-3 to 3e-3 of their size, gradients likewise. A single
+              step, and a CPU without such products, compute in float32.
+
+    Backward uses the precision its forward ran with. Modules in bfloat16, or under autocast to
+    bfloat16 on the CPU, take such products whatever is set here; those in float16 and
+    float64 never. Cells take single steps.
+
+    Raises:
+        ValueError: if `precision` is none of these.
     """
-    return training and seq_len == 1 and kind in _SLOW_STEPS
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    global _precision
+    _precision = precision
 
 
-def auto_prefers_torch(kind: str, seq_len: int) -> bool:
-    """Whether torch's operator is to serve a call that the kernels could serve as well.
+def get_precision() -> str:
+    """The name last given to :func:`set_precision`, or ``"fp32"``."""
+    return _precision
 
-    Never under ``torch.compile``, which does not trace torch's operators, under autocast, whose
-    lower precision the kernels need not take, and where deterministic algorithms are asked for.
-    """
-    return (
-        _backend == "auto"
-        and torch_is_faster(kind, seq_len, torch.is_grad_enabled())
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.are_deterministic_algorithms_enabled()
+
+def bf16_products(input_dtype: torch.dtype) -> bool:
+    """Whether the kernels multiply in bfloat16 for a module's call with such input."""
+    if input_dtype == torch.bfloat16:
+        return True
+    return input_dtype == torch.float32 and (
+        _precision == "bf16"
+        or (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16)
     )
+
+
+def may_be_eager() -> bool:
+    """Whether a call may take the short way of ``rnnfast._eager``, if it is of the common kind."""
+    return eager is not None and _backend != "torch" and not torch.compiler.is_compiling()
 
 
 def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
@@ -116,7 +132,8 @@ def dtypes(
     """In what dtype the kernels compute, and that of the results.
 
     Args:
-        kind: as for :func:`torch_is_faster`.
+        kind: a layer's mode, ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``, or a cell's
+            class.
         input_dtype: of the input.
         packed: whether the input is a PackedSequence.
     """

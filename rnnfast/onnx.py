@@ -25,6 +25,7 @@ _RNN_GATES = (0,)
 def translations() -> dict[Callable, Callable]:
     """The table that :func:`torch.onnx.export` takes as ``custom_translation_table``.
 
+    Nodes compute in full precision, whatever :func:`rnnfast.set_precision` said.
     The standard has no projections, takes no packed sequences, and gives no cell states but the
     last: ``proj_size``, a PackedSequence or `lengths`, and ``return_states=True`` of an LSTM make
     the export fail.
@@ -76,7 +77,7 @@ def translations() -> dict[Callable, Callable]:
 
     def lstm(
         input, h_0, c_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_hr=None,
-        *, batch_sizes=None, batch_first=False, reverse=False,
+        *, batch_sizes=None, batch_first=False, reverse=False, bf16=False,
     ):  # fmt: skip
         if weight_hr is not None:
             raise ValueError("proj_size must be 0: ONNX's LSTM has no projection")
@@ -87,7 +88,7 @@ def translations() -> dict[Callable, Callable]:
 
     def gru(
         input, h_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None,
-        *, batch_sizes=None, reset_after=True, batch_first=False, reverse=False,
+        *, batch_sizes=None, reset_after=True, batch_first=False, reverse=False, bf16=False,
     ):  # fmt: skip
         return sequence(
             op.GRU, _GRU_GATES, input, (h_0,), weight_ih, weight_hh, bias_ih, bias_hh,
@@ -96,7 +97,7 @@ def translations() -> dict[Callable, Callable]:
 
     def rnn(
         input, h_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None,
-        *, batch_sizes=None, nonlinearity="tanh", batch_first=False, reverse=False,
+        *, batch_sizes=None, nonlinearity="tanh", batch_first=False, reverse=False, bf16=False,
     ):  # fmt: skip
         return sequence(
             op.RNN, _RNN_GATES, input, (h_0,), weight_ih, weight_hh, bias_ih, bias_hh,

@@ -19,6 +19,11 @@ With `batch_sizes`, rows are packed as in :class:`torch.nn.utils.rnn.PackedSeque
 tensor `(seq_len)`, not increasing, says how many rows take part at each time index; sequences are
 `(batch_sizes.sum(), features)`, the rows of index 0 first. A row's final state is the one after its
 own last step; a row that takes part in none keeps its initial state.
+
+With ``bf16=True``, of float32 tensors, matrix products may take both operands rounded to bfloat16
+(to nearest even) and add up in float32, forward and backward; all else stays float32. That is done
+where the CPU multiplies bfloat16 (AVX512-BF16) and the sequence has more than one step; elsewhere
+nothing changes.
 """
 
 from collections.abc import Callable
@@ -28,7 +33,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import register_fake
 
-from rnnfast import _extension, reference  # noqa: F401  (the extension registers the operators)
+from rnnfast import reference
+from rnnfast._extension import eager, kernel_access  # which registers the operators
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -65,6 +71,7 @@ def lstm(
     batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
+    bf16: bool = False,
     return_cells: bool = False,
 ) -> tuple[Tensor, ...]:
     r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
@@ -89,6 +96,7 @@ def lstm(
         batch_sizes: how rows are packed, `(seq_len)`, or ``None``.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
+        bf16: products of operands rounded to bfloat16 (see above); float32 only.
         return_cells: also returns :math:`c_t` of every step.
 
     Returns:
@@ -102,7 +110,9 @@ def lstm(
         run = _ops.lstm.default
     else:
         run = _ops.lstm_cells.default if return_cells else _ops.lstm_inference.default
-    results = run(*inputs, batch_sizes=batch_sizes, batch_first=batch_first, reverse=reverse)
+    results = run(
+        *inputs, batch_sizes=batch_sizes, batch_first=batch_first, reverse=reverse, bf16=bf16
+    )
     return results[: 4 if return_cells else 3]
 
 
@@ -118,6 +128,7 @@ def gru(
     reset_after: bool = True,
     batch_first: bool = False,
     reverse: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Gated recurrent unit (Cho et al. 2014), in the two forms that are taught.
 
@@ -140,6 +151,7 @@ def gru(
         reset_after: whether the reset gate acts after the recurrent product or before it.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
+        bf16: products of operands rounded to bfloat16 (see above); float32 only.
 
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
@@ -157,6 +169,7 @@ def gru(
         reset_after=reset_after,
         batch_first=batch_first,
         reverse=reverse,
+        bf16=bf16,
     )[:2]
 
 
@@ -172,6 +185,7 @@ def rnn(
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     reverse: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Simple recurrent network (Elman 1990).
 
@@ -189,6 +203,7 @@ def rnn(
         nonlinearity: ``"tanh"`` or ``"relu"``.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
+        bf16: products of operands rounded to bfloat16 (see above); float32 only.
 
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
@@ -206,6 +221,7 @@ def rnn(
         nonlinearity=nonlinearity,
         batch_first=batch_first,
         reverse=reverse,
+        bf16=bf16,
     )
 
 
@@ -309,8 +325,10 @@ def _(
 
 # Autograd.
 #
-# As torch.library.register_autograd does it, but for one detour: at each call that one looks up the
-# default of every argument in the schema, which takes 30 to 45 µs, more than a short call itself.
+# rnnfast._eager has the rule in C++; what follows is the same in Python, for a torch that the
+# extension was not built with. It is as torch.library.register_autograd does it, but for one
+# detour: at each call that one looks up the default of every argument in the schema, which takes
+# 30 to 45 µs, more than a short call itself.
 
 _library = torch.library.Library("rnnfast", "IMPL")
 
@@ -417,6 +435,12 @@ def _register_autograd(cell: str, num_states: int, num_results: int, twin: Calla
     _library.impl(forward_op, kernel, "Autograd")
 
 
-_register_autograd("lstm", 2, 4, reference.lstm)
-_register_autograd("gru", 1, 2, reference.gru)
-_register_autograd("rnn", 1, 2, reference.rnn)
+if eager is None:
+    _register_autograd("lstm", 2, 4, reference.lstm)
+    _register_autograd("gru", 1, 2, reference.gru)
+    _register_autograd("rnn", 1, 2, reference.rnn)
+else:
+    eager.set_up(
+        kernel_access,
+        lambda cell, *call: _composite_gradients(getattr(reference, cell), *call),
+    )

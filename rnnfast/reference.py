@@ -17,13 +17,15 @@ those rows of index 0, then those of index 1 and so on, whatever `batch_first` i
 returned likewise. A row without a step at some index keeps its state: forwards after its last step,
 and with ``reverse=True`` before its first. So a final state is the one after the row's own last
 step in that direction, and the initial one where it has none.
+
+`bf16`, which lets the operators round the operands of their products, changes nothing here.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-__all__ = ["gru", "lstm", "rnn"]
+__all__ = ["gru", "linear_cross_entropy", "lstm", "rnn"]
 
 
 def _time_steps(
@@ -76,6 +78,7 @@ def lstm(
     batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
     projection: Sak et al. 2014).
@@ -136,6 +139,7 @@ def gru(
     reset_after: bool = True,
     batch_first: bool = False,
     reverse: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gated recurrent unit (Cho et al. 2014).
 
@@ -196,6 +200,7 @@ def rnn(
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     reverse: bool = False,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Simple recurrent network (Elman 1990).
 
@@ -218,3 +223,43 @@ def rnn(
         outputs.append(h_t)
         h = _merge(h_t, h)
     return _sequence(outputs, input, h_0.size(-1), batch_sizes, batch_first, reverse), h
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    bf16: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Cross entropy of the logits that a linear layer makes, with its gradients.
+
+    .. math::
+        z_n &= W x_n + b \\
+        L &= s \sum_{n : y_n \ne \text{ignore}} \Bigl(\log \sum_c e^{z_{nc}} - z_{n y_n}\Bigr)
+            && s = 1 \text{, or 1 over the number of terms (mean)} \\
+        d_n &= s (\operatorname{softmax}(z_n) - \operatorname{onehot}(y_n))
+            && 0 \text{ where ignored} \\
+        \frac{\partial L}{\partial x_n} &= W^T d_n \qquad
+        \frac{\partial L}{\partial W} = \sum_n d_n x_n^T \qquad
+        \frac{\partial L}{\partial b} = \sum_n d_n
+
+    Shape:
+        - input: `(rows, in_features)`; target: `(rows)`
+        - weight: `(num_classes, in_features)`; bias: `(num_classes)`
+
+    Returns:
+        The loss, a scalar, and its gradients with respect to input, weight and bias.
+    """
+    log_probabilities = linear(input, weight, bias).log_softmax(-1)
+    counted = target != ignore_index
+    chosen = target.where(counted, 0).unsqueeze(-1)
+    losses = -log_probabilities.gather(-1, chosen).squeeze(-1)
+    scale = 1 / counted.sum() if reduction == "mean" else 1.0
+    loss = losses.where(counted, 0.0).sum() * scale
+    onehot = torch.zeros_like(log_probabilities).scatter(-1, chosen, 1.0)
+    d = ((log_probabilities.exp() - onehot) * scale).where(counted.unsqueeze(-1), 0.0)
+    return loss, d @ weight, d.T @ input, d.sum(0)

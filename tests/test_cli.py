@@ -1,11 +1,15 @@
 """The command line: what it prints, its exit codes, and that bad input writes nothing."""
 
+import dataclasses
+import functools
 import re
 import subprocess
 import sys
 
 import pytest
 
+from rnnfast.benchmark import measure, quick
+from rnnfast.benchmark.layers import LayerResult, layer_result
 from rnnfast.cli import main
 from rnnfast.language_model import Config, Run
 from rnnfast.text import SPLITS
@@ -223,7 +227,7 @@ def test_interruption_is_one_line(monkeypatch, run, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rnnfast.cli.Run.open", interrupt)
+    monkeypatch.setattr("rnnfast.language_model.commands.Run.open", interrupt)
     assert "interrupted" in refusal(["sample", run], capsys, code=130)
 
 
@@ -254,17 +258,64 @@ def test_module_runs_as_a_program(tmp_path):
     command = [sys.executable, "-m", "rnnfast", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
-    for name in ("train", "evaluate", "sample", "demo"):
+    for name in ("bench", "train", "evaluate", "sample", "demo"):
         assert name in done.stdout
 
 
-def test_missing_extra_is_named(tmp_path):
+def test_missing_extra_is_named_and_the_benchmark_runs():
+    code = (
+        "import importlib, sys, rnnfast.cli; "
+        "sys.modules[sys.argv[1]] = None; "
+        "[sys.modules.pop(name) for name in [*sys.modules] if 'rnnfast.language_model' in name]; "
+        "main = importlib.reload(rnnfast.cli).main; "
+        "assert main(['bench', '--seconds', '0.01', '--threads', '1']) == 0; "
+        "sys.exit(main(['train']))"
+    )
     for module in ("tqdm", "safetensors"):
-        code = (
-            f"import sys; sys.modules[{module!r}] = None; import rnnfast.text; import rnnfast.cli"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        command = [sys.executable, "-c", code, module]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 1
+        assert "rnnfast is faster than torch.nn in " in done.stdout
         assert re.fullmatch(
             rf"rnnfast: error: .* needs? {module}: pip install rnnfast\[lm\]\n", done.stderr
         )
+
+
+def test_bench(tmp_path, capsys):
+    path = tmp_path / "bench.csv"
+    assert main(["bench", "--seconds", "1", "--threads", "1", "--output", str(path)]) == 0
+    rows = measure.read_csv(path, LayerResult)
+    output = capsys.readouterr().out
+    assert f"{rows[0].cpu}, {rows[0].isa}, threads: 1\n" in output
+    for row in rows:
+        assert row.threads == 1
+        assert re.search(
+            rf"^{row.shape} .*{row.cell} +{row.mode} .* {row.ratio:.2f}$", output, re.M
+        )
+    faster = sum(row.ratio > 1 for row in rows)
+    assert f"faster than torch.nn in {faster} of {len(rows)} cases; torch.nn takes " in output
+    left_out = len(quick.CASES) - len(rows)
+    assert (f"too short for {left_out} more cases" in output) == (left_out > 0)
+
+
+def test_bench_names_what_is_slower():
+    numbers = {"outcome": "measured", "gemm_share": 0.9, "gflops": 70.0}
+    case = ("rl", "LSTM", "training", 1, "auto", "rnnfast", "torch", "2.13")
+    row = functools.partial(dataclasses.replace, layer_result(*case, numbers))
+    text = quick.verdict([row(ratio=4.0), row(cell="GRU", ratio=0.25, gemm_share=0.5)])
+    assert "in 1 of 2 cases; torch.nn takes 1.00 times as long" in text
+    assert "not faster: rl GRU training (0.25).\n" in text
+    assert "70 GFLOP/s (rl LSTM training), 90% of what torch.mm reaches" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "0"], "--seconds must be positive, got 0"),
+        (["--seconds", "nan"], "--seconds must be positive, got nan"),
+        (["--threads", "0"], "--threads must be from 1 to "),
+        (["--threads", "9999"], "the CPUs here, got 9999"),
+    ],
+)
+def test_bench_refuses(arguments, message, capsys):
+    assert message in refusal(["bench", *arguments], capsys)

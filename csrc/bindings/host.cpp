@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <vector>
 
@@ -25,24 +24,6 @@ int64_t level_2_cache() {
   if (bytes > 0) return bytes;
 #endif
   return kAssumed;
-}
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Block = std::unique_ptr<void, Free>;
-
-// Packed weights are read from end to end at every step: a large block asks for huge pages, over
-// which the processor prefetches.
-Block aligned_block(size_t bytes) {
-  constexpr size_t kHugePage = size_t{2} << 20;
-  const bool huge = bytes >= kHugePage;
-  void* p = nullptr;
-  if (posix_memalign(&p, huge ? kHugePage : 64, bytes) != 0) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (huge) madvise(p, bytes, MADV_HUGEPAGE);  // a wish: where it is not granted, nothing changes
-#endif
-  return Block(p);
 }
 
 // Bump allocation from one block that is as large as the largest call so far needed; what does not
@@ -96,6 +77,19 @@ void* allocate(const Runtime* runtime, size_t bytes) {
 }
 
 }  // namespace
+
+// Packed weights are read from end to end at every step: a large block asks for huge pages, over
+// which the processor prefetches.
+Block aligned_block(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const bool huge = bytes >= kHugePage;
+  void* p = nullptr;
+  if (posix_memalign(&p, huge ? kHugePage : 64, bytes) != 0) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (huge) madvise(p, bytes, MADV_HUGEPAGE);  // a wish: where it is not granted, nothing changes
+#endif
+  return Block(p);
+}
 
 Host::Host() {
   static const int64_t cache = level_2_cache();

@@ -1,5 +1,7 @@
 #include "bindings/layer.h"
 
+#include <sys/mman.h>
+
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -64,6 +66,18 @@ OptionalTensor contiguous_sizes(const char* op, const OptionalTensor& batch_size
     fail(op, ": batch_sizes must have dtype Long and be on the CPU, but got ",
          torch::headeronly::toString(batch_sizes->scalar_type()));
   return packed(*batch_sizes);
+}
+
+// Memory of this size comes fresh from the system at each call; in small pages, fetching it takes
+// longer than filling it.
+void ask_for_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr int64_t kFresh = int64_t{32} << 20, kPage = 4096;
+  if (bytes < kFresh) return;
+  char* const begin = static_cast<char*>(memory);
+  char* const page = begin + (kPage - reinterpret_cast<uintptr_t>(begin) % kPage) % kPage;
+  madvise(page, static_cast<size_t>(begin + bytes - page) / kPage * kPage, MADV_HUGEPAGE);
+#endif
 }
 
 }  // namespace
@@ -157,8 +171,22 @@ OptionalTensor Layer::state_gradient(const char* name, const OptionalTensor& ten
 }
 
 Tensor Layer::empty(std::initializer_list<int64_t> shape) const {
-  return torch::stable::new_empty(
-      input.tensor, torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()));
+  int64_t strides[3];
+  int64_t count = 1, d = static_cast<int64_t>(shape.size());
+  for (auto size = shape.end(); size != shape.begin();) {
+    strides[--d] = count;
+    count *= *--size;
+  }
+  const bool single = input.tensor.scalar_type() == ScalarType::Float;
+  // Not new_empty, which goes through the dispatcher: a short call makes half a dozen tensors.
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides,
+                               single ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64(),
+                               aoti_torch_device_type_cpu(), 0, &made));
+  Tensor tensor(made);
+  ask_for_huge_pages(tensor.mutable_data_ptr(), count * (single ? 4 : 8));
+  return tensor;
 }
 
 Tensor Layer::empty_if(bool wanted, std::initializer_list<int64_t> shape) const {
@@ -176,9 +204,10 @@ Gradients Layer::empty_gradients(int64_t gates, bool need_input, bool need_weigh
           empty_if(need_weights, {gates * hidden_size, state_size})};
 }
 
-const CpuKernels& Layer::kernels() const {
-  const CpuIsa* isa = cpu_isa();
-  return input.tensor.scalar_type() == ScalarType::Float ? isa->float32 : isa->float64;
+const CpuKernels& Layer::kernels(bool bf16) const {
+  const bool float64 = input.tensor.scalar_type() == ScalarType::Double;
+  if (bf16 && float64) fail(op, ": bf16 must be False where input has dtype Double, but got True");
+  return kernels_of(cpu_isa(), float64, bf16, seq_len == 1 && !batch_sizes);
 }
 
 }  // namespace rnnfast

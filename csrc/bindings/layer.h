@@ -81,7 +81,9 @@ struct Layer {
 
   Gradients empty_gradients(int64_t gates, bool need_input, bool need_weights) const;
 
-  const CpuKernels& kernels() const;
+  // With products of operands rounded to bfloat16 where `bf16`, the CPU has them and there is more
+  // than a single step.
+  const CpuKernels& kernels(bool bf16) const;
 
   // Fills what every cell's args struct calls by the same name.
   template <class Args>

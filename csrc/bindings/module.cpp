@@ -7,6 +7,9 @@
 #include <cstring>
 #include <string>
 
+#include "bindings/host.h"
+#include "bindings/kernel_access.h"
+#include "bindings/stream.h"
 #include "cpu_kernels.h"
 
 namespace py = pybind11;
@@ -42,6 +45,7 @@ py::dict build_info() {
   py::dict info;
   info["version"] = RNNFAST_VERSION;
   info["compiler"] = __VERSION__;
+  info["torch"] = RNNFAST_TORCH;
   info["torch_stable_abi"] = "2.10";
   info["cpu_isas"] = available_isas();
   return info;
@@ -52,9 +56,16 @@ py::dict kernel_calls() {
   for (int i = 0; i < rnnfast::cpu_isa_count(); ++i) {
     const CpuIsa* isa = rnnfast::cpu_isa_at(i);
     calls[isa->name] = isa->calls();
+    if (isa->bfloat16) calls[py::str(std::string(isa->name) + "bf16")] = isa->bfloat16->calls();
   }
   return calls;
 }
+
+const rnnfast::KernelAccess kKernels = {rnnfast::cpu_isa,
+                                        [](void (*body)(const Runtime*, void*), void* context) {
+                                          const rnnfast::Host host;
+                                          body(host.runtime(), context);
+                                        }};
 
 template <class T>
 py::array map(void (*activation)(const void*, void*, int64_t),
@@ -86,8 +97,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", [] { return rnnfast::cpu_isa()->name; }, "The ISA in use.");
   m.def("set_cpu_isa", set_isa, py::arg("name"), "Uses this ISA from now on.");
   m.def("build_info", build_info, "How the extension was built.");
-  m.def("kernel_calls", kernel_calls, "Kernel calls so far, by ISA.");
+  m.attr("_kernel_access") = py::capsule(&kKernels, rnnfast::kKernelAccess);
+  m.def("kernel_calls", kernel_calls,
+        "Kernel calls so far, by ISA; those with products in bfloat16 apart.");
   m.def(
       "activation", activation, py::arg("name"), py::arg("x"),
       "Elementwise 'sigmoid' or 'tanh' of a float32 or float64 array, as the kernels compute it.");
+  rnnfast::bind_stream(m);
 }

@@ -25,7 +25,7 @@ bool is_relu(const std::string& nonlinearity) {
 
 Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
             OptionalTensor bias_hh, OptionalTensor batch_sizes, std::string nonlinearity,
-            bool batch_first, bool reverse) {
+            bool batch_first, bool reverse, bool bf16) {
   const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                     std::nullopt, batch_sizes, batch_first);
   Tensor output = layer.empty_sequence(layer.hidden_size);
@@ -39,14 +39,14 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
   args.bias_hh = pointer(layer.bias_hh);
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
-  layer.kernels().rnn_forward(Host().runtime(), &args);
+  layer.kernels(bf16).rnn_forward(Host().runtime(), &args);
   return {output, h_n};
 }
 
 Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, OptionalTensor batch_sizes,
-                      std::string nonlinearity, bool batch_first, bool reverse, bool need_input,
-                      bool need_weights, bool need_bias) {
+                      std::string nonlinearity, bool batch_first, bool reverse, bool bf16,
+                      bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
@@ -63,7 +63,7 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   args.output = states.const_data_ptr();
   layer.fill_gradients(args, grad_states, grad_h_last, gradients, need_input, need_weights);
   args.grad_bias = pointer_if(need_bias, grad_bias);
-  layer.kernels().rnn_backward(Host().runtime(), &args);
+  layer.kernels(bf16).rnn_backward(Host().runtime(), &args);
   return {gradients.input, gradients.h_0, gradients.weight_ih, gradients.weight_hh, grad_bias};
 }
 

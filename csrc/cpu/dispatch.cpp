@@ -10,22 +10,24 @@ namespace rnnfast {
 namespace {
 
 struct Choice {
-  const CpuIsa* available[3];
+  CpuIsa available[3];
   int count = 0;
   std::atomic<const CpuIsa*> current{nullptr};
 
   Choice() {
-    available[count++] = cpu_isa_baseline();
+    available[count++] = *cpu_isa_baseline();
 #if defined(__x86_64__)
     // These built-ins ask the operating system (XGETBV) too before they trust the CPU's word.
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      available[count++] = cpu_isa_avx2();
+      available[count++] = *cpu_isa_avx2();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-      available[count++] = cpu_isa_avx512();
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+      CpuIsa& avx512 = available[count++] = *cpu_isa_avx512();
+      if (__builtin_cpu_supports("avx512bf16")) avx512.bfloat16 = cpu_bfloat16_avx512();
+    }
 #endif
-    current = available[capped(std::getenv("RNNFAST_ISA"))];
+    current = &available[capped(std::getenv("RNNFAST_ISA"))];
   }
 
   // Index of the strongest ISA not above the named one. A cap that is not available here caps at
@@ -39,7 +41,7 @@ struct Choice {
     int best = 0;
     for (int i = 0; i < count; ++i)
       for (int rank = 0; rank <= allowed; ++rank)
-        if (std::strcmp(available[i]->name, order[rank]) == 0) best = i;
+        if (std::strcmp(available[i].name, order[rank]) == 0) best = i;
     return best;
   }
 };
@@ -53,14 +55,14 @@ Choice& choice() {
 
 int cpu_isa_count() { return choice().count; }
 
-const CpuIsa* cpu_isa_at(int index) { return choice().available[index]; }
+const CpuIsa* cpu_isa_at(int index) { return &choice().available[index]; }
 
 const CpuIsa* cpu_isa() { return choice().current.load(std::memory_order_relaxed); }
 
 bool set_cpu_isa(const char* name) {
   for (int i = 0; i < choice().count; ++i)
-    if (std::strcmp(choice().available[i]->name, name) == 0) {
-      choice().current.store(choice().available[i], std::memory_order_relaxed);
+    if (std::strcmp(choice().available[i].name, name) == 0) {
+      choice().current.store(&choice().available[i], std::memory_order_relaxed);
       return true;
     }
   return false;

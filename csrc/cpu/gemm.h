@@ -4,7 +4,8 @@
 // columns: panel p holds, for k = 0, 1, ..., its vectors side by side, padded with zeros to whole
 // vectors. A tile of a few rows times one panel stays in registers: for each k, every row's element
 // is broadcast and multiplied with the panel's vectors. Rows need no packing: only their start and
-// a step over k.
+// a step over k. Of operands in bfloat16 (operand.h) a lane holds two k, and "element" reads
+// "pair".
 //
 // Packing costs as much as a product with a few rows. A matrix that is used once, by a sequence of
 // one step, is therefore read where it stands (Matrix): by its columns, as sums of whole vectors
@@ -15,7 +16,7 @@
 // column alone, never on the tile, the batch or the thread it was computed in.
 #pragma once
 
-#include "cpu/vec.h"
+#include "cpu/operand.h"
 #include "runtime.h"
 
 namespace rnnfast {
@@ -23,11 +24,21 @@ namespace {
 
 // Depths of a block: long sums take larger ones, of which fewer are added (2 % of the time).
 constexpr int64_t kSumBlock = 32, kLongSumBlock = 64, kLongSum = 128;
-constexpr int64_t kProductDepth = 768;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxRows = 8;
 
-constexpr int64_t sum_block(int64_t depth) { return depth < kLongSum ? kSumBlock : kLongSumBlock; }
+// What rounding operands to bfloat16 costs is far above what the order of a sum does.
+constexpr int64_t kBf16SumBlock = 256;
+
+template <class P>
+constexpr int64_t sum_block(int64_t depth) {
+  if (kGroup<P> > 1) return kBf16SumBlock;
+  return depth < kLongSum ? kSumBlock : kLongSumBlock;
+}
+
+// Depth of a panel's share that stays in the cache while many rows pass by it.
+template <class P>
+constexpr int64_t kProductDepth = 768 * kGroup<P>;
 
 RNNFAST_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 RNNFAST_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -146,10 +157,11 @@ struct Panels {
 
 // Packs B given by its columns: column c is `depth` contiguous elements at source + c * stride
 // (a torch weight [columns, depth]).
-template <class T>
+template <class P, class T>
 void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* source, int64_t stride,
                   int64_t depth, T* packed) {
   constexpr int width = Vector<T>::width;
+  const int64_t lanes = groups<P>(depth);
   const int64_t work = panels.packed_size(depth) * kMoveWork;
   parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -157,13 +169,14 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
       for (int64_t v = 0; v < panels.vectors(p); ++v) {
         const T* from = source + panels.column(p, v) * stride;
         const int64_t valid = panels.valid(p, v);
-        T* to = packed + panels.offset(depth, p) + v * width;
-        for (int64_t k = 0; k < depth; k += width) {
-          const int64_t n = min_of(width, depth - k);
+        T* to = packed + panels.offset(lanes, p) + v * width;
+        for (int64_t k = 0; k < lanes; k += width) {
+          const int64_t left = min_of(width * kGroup<P>, depth - k * kGroup<P>);
+          const int64_t n = groups<P>(left);
           Vec<T> x[width];
 #pragma GCC unroll 16
           for (int64_t j = 0; j < width; ++j)
-            x[j] = j < valid ? load_first(from + j * stride + k, n) : Vec<T>{};
+            x[j] = j < valid ? load_groups<P>(from + j * stride + k * kGroup<P>, left) : Vec<T>{};
           transpose<T>(x);
 #pragma GCC unroll 16
           for (int64_t j = 0; j < width; ++j)
@@ -174,31 +187,36 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
   });
 }
 
-// Packs rows row, row + step, ... (count of them) of B as depths [k, k + count) of `depth`, for
-// some panels.
-template <class T>
+// Packs rows row, row + step, ... (depth of them) of B, for some panels.
+template <class P, class T>
 void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-                 const Rows<const T>& source, int64_t row, int64_t step, int64_t count,
-                 int64_t depth, int64_t k, T* packed) {
+                 const Rows<const T>& source, int64_t row, int64_t step, int64_t depth, T* packed) {
   constexpr int width = Vector<T>::width;
-  for (int64_t r = 0; r < count; ++r) {
-    const T* from = source[row + r * step];
+  constexpr int group = kGroup<P>;
+  for (int64_t k = 0; k < groups<P>(depth); ++k) {
+    const T* from[group];
+    for (int i = 0; i < group; ++i)
+      from[i] = k * group + i < depth ? source[row + (k * group + i) * step] : nullptr;
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
-      T* to = packed + panels.offset(depth, p) + (k + r) * vectors * width;
-      for (int64_t v = 0; v < vectors; ++v)
-        store(to + v * width, load_first(from + panels.column(p, v), panels.valid(p, v)));
+      T* to = packed + panels.offset(groups<P>(depth), p) + k * vectors * width;
+      for (int64_t v = 0; v < vectors; ++v) {
+        Vec<T> x[group];
+        for (int i = 0; i < group; ++i)
+          x[i] = from[i] ? load_first(from[i] + panels.column(p, v), panels.valid(p, v)) : Vec<T>{};
+        store(to + v * width, join<P>(x));
+      }
     }
   }
 }
 
 // The same for all panels, on all threads.
-template <class T>
+template <class P, class T>
 void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const T>& source,
-               int64_t row, int64_t step, int64_t count, int64_t depth, int64_t k, T* packed) {
-  const int64_t work = panels.packed_size(count) * kMoveWork;
+               int64_t row, int64_t step, int64_t depth, T* packed) {
+  const int64_t work = panels.packed_size(depth) * kMoveWork;
   parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
-    pack_panels(panels, begin, end, source, row, step, count, depth, k, packed);
+    pack_panels<P>(panels, begin, end, source, row, step, depth, packed);
   });
 }
 
@@ -217,13 +235,14 @@ Start<T> zero_start() {
 }
 
 // tile [rows][vectors][width] = start + a [rows, depth] * panel [depth][vectors][width], depth > 0,
-// summed in blocks of `block`;
-// element (m, k) of a is a[m][k * a_step], row k of the panel begins at panel[k * panel_step].
-template <class T, int vectors, int rows>
-void multiply_tile(int64_t depth, int64_t block, const T* const* a, int64_t a_step, const T* panel,
-                   int64_t panel_step, Start<T> start, T* tile) {
+// summed in blocks of `block`; a_step leads from one group of a row to the next, panel_step from
+// one lane of a column to the next.
+template <class P, int vectors, int rows>
+void multiply_tile(int64_t depth, int64_t block, const P* const* a, int64_t a_step,
+                   const Sum<P>* panel, int64_t panel_step, Start<Sum<P>> start, Sum<P>* tile) {
+  typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
-  const T* row[rows];
+  const P* row[rows];
 #pragma GCC unroll 8
   for (int m = 0; m < rows; ++m) row[m] = a[m];
   for (int64_t left = depth; left > 0; left -= block) {
@@ -232,22 +251,25 @@ void multiply_tile(int64_t depth, int64_t block, const T* const* a, int64_t a_st
     for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sum[m][v] = Vec<T>{};
-    const int64_t steps = min_of(left, block);
     int64_t at = 0;
-#pragma GCC unroll 1
-    for (int64_t k = 0; k < steps; ++k) {
+    const auto add = [&](auto broadcast_at) __attribute__((always_inline)) {
       Vec<T> b[vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) b[v] = load(panel + v * width);
 #pragma GCC unroll 8
       for (int m = 0; m < rows; ++m) {
-        const Vec<T> x = broadcast(row[m][at]);
+        const Vec<T> x = broadcast_at(row[m] + at);
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sum[m][v] = fma(x, b[v], sum[m][v]);
+        for (int v = 0; v < vectors; ++v) sum[m][v] = multiply_add<P>(x, b[v], sum[m][v]);
       }
       panel += panel_step;
       at += a_step;
-    }
+    };
+    const int64_t steps = min_of(left, block) / kGroup<P>;
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < steps; ++k) add([](const P* p) { return broadcast_group(p); });
+    if constexpr (kGroup<P> > 1)
+      if (min_of(left, block) % kGroup<P>) add([](const P* p) { return broadcast_last(p); });
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) row[m] += at;
 #pragma GCC unroll 8
@@ -273,44 +295,44 @@ constexpr int max_rows(int64_t vectors) {
                                                                    : 3));
 }
 
-template <class T>
-using TileKernel = void (*)(int64_t, int64_t, const T* const*, int64_t, const T*, int64_t, Start<T>,
-                            T*);
+template <class P>
+using TileKernel = void (*)(int64_t, int64_t, const P* const*, int64_t, const Sum<P>*, int64_t,
+                            Start<Sum<P>>, Sum<P>*);
 
-template <class T, int vectors>
-TileKernel<T> tile_kernel_of(int64_t rows) {
+template <class P, int vectors>
+TileKernel<P> tile_kernel_of(int64_t rows) {
   constexpr int most = max_rows(vectors);
   switch (rows) {
     case 1:
-      return multiply_tile<T, vectors, 1>;
+      return multiply_tile<P, vectors, 1>;
     case 2:
-      return multiply_tile<T, vectors, 2>;
+      return multiply_tile<P, vectors, 2>;
     case 3:
-      return multiply_tile<T, vectors, 3>;
+      return multiply_tile<P, vectors, 3>;
     case 4:
-      return multiply_tile < T, vectors, most < 4 ? most : 4 > ;
+      return multiply_tile < P, vectors, most < 4 ? most : 4 > ;
     case 5:
-      return multiply_tile < T, vectors, most < 5 ? most : 5 > ;
+      return multiply_tile < P, vectors, most < 5 ? most : 5 > ;
     case 6:
-      return multiply_tile < T, vectors, most < 6 ? most : 6 > ;
+      return multiply_tile < P, vectors, most < 6 ? most : 6 > ;
     case 7:
-      return multiply_tile < T, vectors, most < 7 ? most : 7 > ;
+      return multiply_tile < P, vectors, most < 7 ? most : 7 > ;
     default:
-      return multiply_tile < T, vectors, most < 8 ? most : 8 > ;
+      return multiply_tile < P, vectors, most < 8 ? most : 8 > ;
   }
 }
 
-template <class T>
-TileKernel<T> tile_kernel(int64_t vectors, int64_t rows) {
+template <class P>
+TileKernel<P> tile_kernel(int64_t vectors, int64_t rows) {
   switch (vectors) {
     case 1:
-      return tile_kernel_of<T, 1>(rows);
+      return tile_kernel_of<P, 1>(rows);
     case 2:
-      return tile_kernel_of<T, 2>(rows);
+      return tile_kernel_of<P, 2>(rows);
     case 3:
-      return tile_kernel_of<T, 3>(rows);
+      return tile_kernel_of<P, 3>(rows);
     default:
-      return tile_kernel_of<T, 4>(rows);
+      return tile_kernel_of<P, 4>(rows);
   }
 }
 
@@ -388,8 +410,9 @@ DotKernel<T> dot_kernel(int64_t rows) {
 }
 
 // A right-hand matrix [depth, columns]: packed, or read where it stands.
-template <class T>
+template <class P>
 struct Matrix {
+  typedef Sum<P> T;
   int64_t depth;
   const T* packed = nullptr;      // all panels
   const T* by_columns = nullptr;  // column c is contiguous, at by_columns + c * depth
@@ -398,20 +421,20 @@ struct Matrix {
   const T* last_panel = nullptr;  // and the last panel, which may end inside a vector, is packed
 
   // tile = start + rows [first, first + count) of a, from a_offset on, times panel p.
-  void multiply(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+  void multiply(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
                 const Panels<T>& panels, int64_t p, Start<T> start, T* tile) const {
     multiply_block(a, a_offset, first, count, panels, p, 0, depth, start, tile);
   }
 
   // tile += the same.
-  void accumulate(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+  void accumulate(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
                   const Panels<T>& panels, int64_t p, T* tile) const {
     multiply(a, a_offset, first, count, panels, p, {tile, panels.vectors(p) * Vector<T>::width},
              tile);
   }
 
   // The same for k in [k_begin, k_end); a block begins at a multiple of block_depth().
-  void multiply_block(const Rows<const T>& a, int64_t a_offset, int64_t first, int64_t count,
+  void multiply_block(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
                       const Panels<T>& panels, int64_t p, int64_t k_begin, int64_t k_end,
                       Start<T> start, T* tile) const {
     const int64_t vectors = panels.vectors(p);
@@ -421,23 +444,24 @@ struct Matrix {
         memmove(tile + m * step, start.at + m * start.step, sizeof(T) * static_cast<size_t>(step));
       return;
     }
-    const T* rows[kMaxRows] = {};
+    const P* rows[kMaxRows] = {};
     for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset + k_begin;
-    if (by_columns) return multiply_dots(rows, count, panels, p, start, tile);
-    const T* panel = packed ? packed + panels.offset(depth, p) : last_panel;
+    if constexpr (kGroup<P> == 1)
+      if (by_columns) return multiply_dots(rows, count, panels, p, start, tile);
+    const T* panel = packed ? packed + panels.offset(groups<P>(depth), p) : last_panel;
     if (by_rows && p + 1 < panels.count) {
       panel = by_rows + panels.column(p, 0);
       step = row_stride;
     }
-    tile_kernel<T>(vectors, count)(k_end - k_begin, sum_block(depth), rows, 1,
-                                   panel + k_begin * step, step, start, tile);
+    tile_kernel<P>(vectors, count)(k_end - k_begin, sum_block<P>(depth), rows, kGroup<P>,
+                                   panel + k_begin / kGroup<P> * step, step, start, tile);
   }
 
   // Into what depths a product with many rows is cut, so that a panel's share stays in the cache
   // while all rows pass by it. The order of every sum is that of an uncut one.
   int64_t block_depth() const {
-    static_assert(kProductDepth % kLongSumBlock == 0 && kLongSumBlock % kSumBlock == 0);
-    return by_columns ? max_of(depth, 1) : kProductDepth;
+    static_assert(kProductDepth<P> % sum_block<P>(kLongSum) == 0);
+    return by_columns ? max_of(depth, 1) : kProductDepth<P>;
   }
 
  private:
@@ -470,37 +494,36 @@ constexpr int64_t kDotDepth = 128;
 
 // B given by its columns, as a torch weight [columns, depth] has them; `once`: used by one step
 // only.
-template <class T>
-Matrix<T> matrix_by_columns(const Runtime& runtime, const Panels<T>& panels, const T* source,
+template <class P, class T>
+Matrix<P> matrix_by_columns(const Runtime& runtime, const Panels<T>& panels, const T* source,
                             int64_t depth, bool once) {
-  Matrix<T> matrix{depth};
-  if (once && depth >= kDotDepth) {
+  Matrix<P> matrix{depth};
+  if (kGroup<P> == 1 && once && depth >= kDotDepth) {
     matrix.by_columns = source;
   } else {
-    T* packed = allocate<T>(runtime, panels.packed_size(depth));
-    pack_columns(runtime, panels, source, depth, depth, packed);
+    T* packed = allocate<T>(runtime, panels.packed_size(groups<P>(depth)));
+    pack_columns<P>(runtime, panels, source, depth, depth, packed);
     matrix.packed = packed;
   }
   return matrix;
 }
 
 // B given by its rows, panels.columns apart.
-template <class T>
-Matrix<T> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const T* source,
+template <class P, class T>
+Matrix<P> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const T* source,
                          int64_t depth, bool once) {
-  Matrix<T> matrix{depth};
+  Matrix<P> matrix{depth};
   const Rows<const T> rows = matrix_rows(source, panels.columns);
-  if (once && panels.count > 1) {
+  if (kGroup<P> == 1 && once && panels.count > 1) {
     const int64_t p = panels.count - 1;
     T* packed = allocate<T>(runtime, panels.packed_size(depth) - panels.offset(depth, p));
-    pack_panels(panels, p, panels.count, rows, 0, 1, depth, depth, 0,
-                packed - panels.offset(depth, p));
+    pack_panels<P>(panels, p, panels.count, rows, 0, 1, depth, packed - panels.offset(depth, p));
     matrix.by_rows = source;
     matrix.row_stride = panels.columns;
     matrix.last_panel = packed;
   } else {
-    T* packed = allocate<T>(runtime, panels.packed_size(depth));
-    pack_rows(runtime, panels, rows, 0, 1, depth, depth, 0, packed);
+    T* packed = allocate<T>(runtime, panels.packed_size(groups<P>(depth)));
+    pack_rows<P>(runtime, panels, rows, 0, 1, depth, packed);
     matrix.packed = packed;
   }
   return matrix;
@@ -508,10 +531,10 @@ Matrix<T> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const 
 
 // out [row_begin..row_end, panel_begin..panel_end] = bias + a * B, on the calling thread.
 // bias is packed like one row of B; null for zero.
-template <class T>
-void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int64_t row_end,
+template <class P, class T>
+void multiply(const Rows<const P>& a, const Rows<T>& out, int64_t row_begin, int64_t row_end,
               const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-              const Matrix<T>& matrix, const T* bias) {
+              const Matrix<P>& matrix, const T* bias) {
   constexpr int width = Vector<T>::width;
   const int64_t block = matrix.block_depth();
   for (int64_t p = panel_begin; p < panel_end; ++p) {
@@ -542,9 +565,9 @@ void multiply(const Rows<const T>& a, const Rows<T>& out, int64_t row_begin, int
 }
 
 // The same over all rows and panels, on all threads: rows are shared out where there are enough.
-template <class T>
-void multiply_parallel(const Runtime& runtime, const Rows<const T>& a, const Rows<T>& out,
-                       int64_t rows, const Panels<T>& panels, const Matrix<T>& matrix,
+template <class P, class T>
+void multiply_parallel(const Runtime& runtime, const Rows<const P>& a, const Rows<T>& out,
+                       int64_t rows, const Panels<T>& panels, const Matrix<P>& matrix,
                        const T* bias) {
   const int64_t work = product_work(rows, matrix.depth, panels.columns * panels.gates);
   if (rows >= runtime.num_threads * 4 * kMaxRows) {
@@ -569,37 +592,67 @@ struct GradientPart {
 // How weight_gradient cuts its work: rows packed at once, and the columns of a that a thread packs.
 constexpr int64_t kRowBlock = 256, kColumnBlock = 48;
 
+// packed_a [groups of depth][kColumnBlock] = columns [column, column + columns) of rows row,
+// row - 1, ... of a.
+template <class P>
+void pack_transposed(const Rows<const P>& a, int64_t row, int64_t depth, int64_t column,
+                     int64_t columns, Sum<P>* packed_a) {
+  typedef Sum<P> T;
+  constexpr int width = Vector<T>::width;
+  constexpr int group = kGroup<P>;
+  for (int64_t k = 0; k < groups<P>(depth); ++k) {
+    T* to = packed_a + k * kColumnBlock;
+    if constexpr (group == 1) {
+      memcpy(to, a[row - k] + column, sizeof(T) * static_cast<size_t>(columns));
+      memset(to + columns, 0, sizeof(T) * static_cast<size_t>(kColumnBlock - columns));
+    } else {
+      for (int64_t m = 0; m < kColumnBlock; m += width) {
+        const int64_t valid = max_of(0, min_of(width, columns - m));
+        Vec<T> x[group];
+        for (int i = 0; i < group; ++i)
+          x[i] = k * group + i < depth ? load_operand(a[row - k * group - i] + column + m, valid)
+                                       : Vec<T>{};
+        store(to + m, join<P>(x));
+      }
+    }
+  }
+}
+
 // sum[m] = the sum of `depth` rows of packed_a, in blocks of kSumBlock.
-template <class T>
-void sum_rows(const T* packed_a, int64_t depth, T* sum) {
+template <class P>
+void sum_rows(const Sum<P>* packed_a, int64_t depth, Sum<P>* sum) {
+  const int64_t lanes = groups<P>(depth);
   for (int64_t m = 0; m < kColumnBlock; ++m) sum[m] = 0;
-  for (int64_t block = 0; block < depth; block += kSumBlock) {
-    T part[kColumnBlock] = {};
-    for (int64_t k = block; k < min_of(depth, block + kSumBlock); ++k)
-      for (int64_t m = 0; m < kColumnBlock; ++m) part[m] += packed_a[k * kColumnBlock + m];
+  for (int64_t block = 0; block < lanes; block += kSumBlock) {
+    Sum<P> part[kColumnBlock] = {};
+    for (int64_t k = block; k < min_of(lanes, block + kSumBlock); ++k)
+      for (int i = 0; i < kGroup<P>; ++i)
+        for (int64_t m = 0; m < kColumnBlock; ++m)
+          part[m] += element<P>(packed_a[k * kColumnBlock + m], i);
     for (int64_t m = 0; m < kColumnBlock; ++m) sum[m] += part[m];
   }
 }
 
 // out (rows of panels.columns) = or += packed_a^T, of which `columns` count, times packed b.
-template <class T>
+template <class P, class T>
 void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, const Panels<T>& panels,
                          const T* packed_b, bool add, T* out) {
   constexpr int width = Vector<T>::width;
   for (int64_t p = 0; p < panels.count; ++p) {
     const int64_t vectors = panels.vectors(p);
-    const T* panel = packed_b + panels.offset(depth, p);
+    const T* panel = packed_b + panels.offset(groups<P>(depth), p);
     for_each_tile(0, columns, vectors, [&](int64_t first, int64_t count) {
       Tile<T> tile;
-      const T* columns_of_a[kMaxRows];
+      const P* columns_of_a[kMaxRows];
       for (int64_t m = 0; m < count; ++m) {
-        columns_of_a[m] = packed_a + first + m;
+        columns_of_a[m] = reinterpret_cast<const P*>(packed_a + first + m);
         // The product hides the time that the sums so far take to arrive.
         for (int64_t v = 0; v < vectors; ++v)
           __builtin_prefetch(out + (first + m) * panels.columns + panels.column(p, v), 1);
       }
-      tile_kernel<T>(vectors, count)(depth, sum_block(depth), columns_of_a, kColumnBlock, panel,
-                                     vectors * width, zero_start<T>(), tile.at);
+      tile_kernel<P>(vectors, count)(depth, sum_block<P>(depth), columns_of_a,
+                                     kColumnBlock * kGroup<P>, panel, vectors * width,
+                                     zero_start<T>(), tile.at);
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v) {
           T* to = out + (first + m) * panels.columns + panels.column(p, v);
@@ -617,13 +670,13 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
 // and added up from the last row to the first, as backward meets them: an initial state is often
 // much larger than the states after it, and a large term costs least when it comes last. Threads
 // share the columns of a, so sums never cross threads.
-template <class T>
-void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t rows, int64_t columns,
+template <class P, class T>
+void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t rows, int64_t columns,
                      const GradientPart<T>* parts, int part_count, T* bias_out) {
   int64_t most = 0, columns_of_b = 0;
   for (int i = 0; i < part_count; ++i) {
     columns_of_b += parts[i].columns;
-    most += Panels<T>(parts[i].columns, 1).packed_size(kRowBlock);
+    most += Panels<T>(parts[i].columns, 1).packed_size(groups<P>(kRowBlock));
     if (rows == 0) set_or_zero<T>(nullptr, parts[i].out, columns * parts[i].columns);
   }
   if (rows == 0 && bias_out) set_or_zero<T>(nullptr, bias_out, columns);
@@ -637,30 +690,26 @@ void weight_gradient(const Runtime& runtime, const Rows<const T>& a, int64_t row
     T* to = packed;
     for (int i = 0; i < part_count; ++i) {
       const Panels<T> panels(parts[i].columns, 1);
-      pack_rows(runtime, panels, parts[i].b, last, -1, depth, depth, 0, to);
-      to += panels.packed_size(depth);
+      pack_rows<P>(runtime, panels, parts[i].b, last, -1, depth, to);
+      to += panels.packed_size(groups<P>(depth));
     }
     const auto body = [&](int64_t begin, int64_t end) {
-      alignas(64) T packed_a[kRowBlock * kColumnBlock];
+      alignas(64) T packed_a[groups<P>(kRowBlock) * kColumnBlock];
       for (int64_t m = begin * block; m < min_of(columns, end * block); m += block) {
         const int64_t count = min_of(block, columns - m);
-        for (int64_t k = 0; k < depth; ++k) {
-          T* to = packed_a + k * kColumnBlock;
-          memcpy(to, a[last - k] + m, sizeof(T) * static_cast<size_t>(count));
-          memset(to + count, 0, sizeof(T) * static_cast<size_t>(kColumnBlock - count));
-        }
+        pack_transposed(a, last, depth, m, count, packed_a);
         if (bias_out) {
           T sum[kColumnBlock];
-          sum_rows(packed_a, depth, sum);
+          sum_rows<P>(packed_a, depth, sum);
           for (int64_t c = 0; c < count; ++c)
             bias_out[m + c] = row == 0 ? sum[c] : bias_out[m + c] + sum[c];
         }
         const T* from = packed;
         for (int i = 0; i < part_count; ++i) {
           const Panels<T> panels(parts[i].columns, 1);
-          multiply_transposed(packed_a, count, depth, panels, from, row > 0,
-                              parts[i].out + m * panels.columns);
-          from += panels.packed_size(depth);
+          multiply_transposed<P>(packed_a, count, depth, panels, from, row > 0,
+                                 parts[i].out + m * panels.columns);
+          from += panels.packed_size(groups<P>(depth));
         }
       }
     };

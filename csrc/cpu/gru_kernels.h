@@ -17,8 +17,9 @@
 namespace rnnfast {
 namespace {
 
-template <class T>
+template <class P>
 void gru_forward(const Runtime& runtime, const GruForward& a) {
+  typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const Steps steps = steps_of(runtime, a);
@@ -29,16 +30,16 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   const Panels<T> all(hidden, 3);                             // r z n
   const Panels<T> reset_update(hidden, 2);                    // r z
   const Panels<T> candidate(hidden, 1, runtime.num_threads);  // n
-  Walk walk(runtime, steps.count, batch, all.packed_size(hidden) * sizeof(T),
-            all.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
+  Walk walk(runtime, steps.count, batch, all.packed_size(groups<P>(hidden)) * sizeof(T),
+            all.packed_size(groups<P>(inputs)) * sizeof(T), 4 * hidden * sizeof(T));
   walk.fused = walk.fused && reset_after;
   const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
-    return matrix_by_columns(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
-                             steps.single());
+    return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
+                                steps.single());
   };
-  const Matrix<T> weight_ih = matrix(all, a.weight_ih, 0, inputs);
+  const Matrix<P> weight_ih = matrix(all, a.weight_ih, 0, inputs);
   const T* bias_x = packed_bias(runtime, all, a.bias_ih, nullptr);
-  Matrix<T> weight_all{}, weight_rz{}, weight_n{};
+  Matrix<P> weight_all{}, weight_rz{}, weight_n{};
   const T *bias_all = nullptr, *bias_rz = nullptr, *bias_n = nullptr;
   if (reset_after) {
     weight_all = matrix(all, a.weight_hh, 0, hidden);
@@ -49,12 +50,16 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     weight_n = matrix(candidate, a.weight_hh, 2 * hidden, hidden);
     bias_n = packed_bias(runtime, candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
   }
+  // r * h_{t-1} of one step, as the operand of the product that follows.
+  P* reset_h = reset_after ? nullptr : allocate<P>(runtime, batch * hidden);
 
-  const Sequence<const T> x = input_of<T>(a, steps);
+  const Sequence<const P> x =
+      operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
   const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);
   const PreviousRows<T> h_before(
       runtime, steps,
       like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
+  const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, hidden);
   const Sequence<T> all_gates =
       keep ? like_output<T>(a, steps, static_cast<T*>(a.gates), hidden, 4 * hidden)
            : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
@@ -66,7 +71,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       project(walk, steps, s, x, gates, row_begin, row_end, all, panel_begin, panel_end, weight_ih,
               bias_x);
     row_end = min_of(row_end, steps.rows(s));
-    const Rows<const T> x_rows = x.step_rows(s), h_prev = h_before.of_step(s);
+    const Rows<const P> x_rows = x.step_rows(s), h_operand = h_operands.of_step(s);
+    const Rows<const T> h_prev = h_before.of_step(s);
     const Rows<T> gates_rows = gates.step_rows(s);
 
     const auto reset_after_tile = [&](int64_t p, int64_t first, int64_t count) {
@@ -78,7 +84,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       } else {
         load_tile(all, p, gates_rows, first, count, x_tile.at);
       }
-      weight_all.multiply(h_prev, 0, first, count, all, p, {bias_all + all.first(p) * width, 0},
+      weight_all.multiply(h_operand, 0, first, count, all, p, {bias_all + all.first(p) * width, 0},
                           h_tile.at);
       for (int64_t m = 0; m < count; ++m) {
         const T* gx = x_tile.at + m * 3 * width;
@@ -87,8 +93,9 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
         const Vec<T> z = sigmoid(load(gx + width) + load(gh + width));
         const Vec<T> hidden_n = load(gh + 2 * width);
         const Vec<T> n = tanh(load(gx + 2 * width) + r * hidden_n);
-        store_first(h.at(s, first + m) + unit,
-                    gru_blend(z, n, load_first(h_prev[first + m] + unit, valid)), valid);
+        const Vec<T> h_t = gru_blend(z, n, load_first(h_prev[first + m] + unit, valid));
+        store_first(h.at(s, first + m) + unit, h_t, valid);
+        h_operands.set(s, first + m, unit, h_t, valid);
         if (keep) {
           T* out = gates_rows[first + m] + unit;
           store_first(out, r, valid);
@@ -101,7 +108,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     const auto reset_update_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t unit = reset_update.column(p, 0), valid = reset_update.valid(p, 0);
       Tile<T> tile;
-      weight_rz.multiply(h_prev, 0, first, count, reset_update, p,
+      weight_rz.multiply(h_operand, 0, first, count, reset_update, p,
                          {bias_rz + reset_update.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         T* out = gates_rows[first + m] + unit;
@@ -110,14 +117,15 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
         const Vec<T> z = sigmoid(load_first<T>(out + hidden, valid) + load(gh + width));
         store_first(out, r, valid);
         store_first(out + hidden, z, valid);
-        store_first(out + 3 * hidden, r * load_first(h_prev[first + m] + unit, valid), valid);
+        const Vec<T> reset = r * load_first(h_prev[first + m] + unit, valid);
+        if (keep) store_first(out + 3 * hidden, reset, valid);
+        store_operand(reset_h + (first + m) * hidden + unit, reset, valid);
       }
     };
     const auto candidate_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t vectors = candidate.vectors(p);
       Tile<T> tile;
-      const Rows<const T> reset_h = matrix_rows<const T>(gates_rows.base, gates_rows.inner_stride);
-      weight_n.multiply(reset_h, 3 * hidden, first, count, candidate, p,
+      weight_n.multiply(matrix_rows<const P>(reset_h, hidden), 0, first, count, candidate, p,
                         {bias_n + candidate.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         for (int64_t v = 0; v < vectors; ++v) {
@@ -127,8 +135,9 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
                                 load(tile.at + (m * vectors + v) * width));
           const Vec<T> z = load_first<T>(out + hidden, valid);
           store_first(out + 2 * hidden, n, valid);
-          store_first(h.at(s, first + m) + unit,
-                      gru_blend(z, n, load_first(h_prev[first + m] + unit, valid)), valid);
+          const Vec<T> h_t = gru_blend(z, n, load_first(h_prev[first + m] + unit, valid));
+          store_first(h.at(s, first + m) + unit, h_t, valid);
+          h_operands.set(s, first + m, unit, h_t, valid);
         }
       }
     };
@@ -150,8 +159,9 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }
 
-template <class T>
+template <class P>
 void gru_backward(const Runtime& runtime, const GruBackward& a) {
+  typedef Sum<P> T;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const int64_t gates_row = 4 * hidden;
   const Steps steps = steps_of(runtime, a);
@@ -168,19 +178,19 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const Sequence<const T> gates =
       like_output<const T>(a, steps, static_cast<const T*>(a.gates), hidden, gates_row);
   const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
-  T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
-  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
+  P* grad_gates = allocate<P>(runtime, rows * gates_row);  // processing order
+  const Rows<const P> grad_rows = matrix_rows<const P>(grad_gates, gates_row);
 
   // The recurrent product of one step reads r z and, reset after, the hidden half of n; reset
   // before, n has a product of its own, in a second phase.
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const T* hh = static_cast<const T*>(a.weight_hh);
-  const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps.single());
-  Matrix<T> weight_n{};
+  const Matrix<P> weight_hh =
+      matrix_by_rows<P>(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps.single());
+  Matrix<P> weight_n{};
   if (!reset_after)
-    weight_n = matrix_by_rows(runtime, panels, hh + 2 * hidden * hidden, hidden, steps.single());
-  const BackwardProduct<T> products[] = {{&panels, &weight_hh, grad_rows, hidden, 1},
+    weight_n = matrix_by_rows<P>(runtime, panels, hh + 2 * hidden * hidden, hidden, steps.single());
+  const BackwardProduct<P> products[] = {{&panels, &weight_hh, grad_rows, hidden, 1},
                                          {&panels, &weight_n, grad_rows, 0, 0}};
   const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
                             Vec<T> product) {
@@ -188,11 +198,11 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
     Vec<T> carried = load_first<T>(carry_at, valid);
     if (s < 0) return store_first(carry_at, carried + product, valid);
     const T* gate = gates.at(s, n) + unit;
-    T* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
+    P* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
     const Vec<T> r = load_first(gate, valid);
     const Vec<T> before = load_first(h_before.of_step(s)[n] + unit, valid);
     if (phase == 1) {  // product is the gradient of r * h_prev
-      store_first(out + hidden, sigmoid_backward(r, product * before), valid);
+      store_operand(out + hidden, sigmoid_backward(r, product * before), valid);
       return store_first(carry_at, carried + product * r, valid);
     }
     Vec<T> grad_h = carried + product;
@@ -201,23 +211,24 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
     gru_blend_backward(load_first(gate + hidden, valid), load_first(gate + 2 * hidden, valid),
                        before, grad_h, grad_z, grad_n, carried);
     store_first(carry_at, carried, valid);
-    store_first(out, grad_n, valid);
-    store_first(out + 2 * hidden, grad_z, valid);
+    store_operand(out, grad_n, valid);
+    store_operand(out + 2 * hidden, grad_z, valid);
     if (reset_after) {
       const Vec<T> hidden_n = load_first(gate + 3 * hidden, valid);
-      store_first(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
-      store_first(out + 3 * hidden, grad_n * r, valid);
+      store_operand(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
+      store_operand(out + 3 * hidden, grad_n * r, valid);
     }
   };
   walk_backward(runtime, steps, products, reset_after ? 1 : 2, epilogue);
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
-    const Rows<const T> ih = matrix_rows(static_cast<const T*>(a.weight_ih), inputs);
-    T* weight_ih = allocate<T>(runtime, columns.packed_size(3 * hidden));
-    pack_rows(runtime, columns, ih, 2 * hidden, 1, hidden, 3 * hidden, 0, weight_ih);
-    pack_rows(runtime, columns, ih, 0, 1, 2 * hidden, 3 * hidden, hidden, weight_ih);
-    input_gradient(runtime, a, steps, grad_rows, columns, Matrix<T>{3 * hidden, weight_ih});
+    const T* ih = static_cast<const T*>(a.weight_ih);
+    const int64_t gate = hidden * inputs;
+    const Rows<const T> n_r_z = {ih, hidden, gate, inputs, nullptr, ih + 2 * gate, inputs};
+    T* weight_ih = allocate<T>(runtime, columns.packed_size(groups<P>(3 * hidden)));
+    pack_rows<P>(runtime, columns, n_r_z, 0, 1, 3 * hidden, weight_ih);
+    input_gradient<P>(runtime, a, steps, grad_rows, columns, Matrix<P>{3 * hidden, weight_ih});
   }
 
   if (!a.grad_weight_hh && !a.grad_bias_ih) return;
@@ -229,21 +240,21 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const Sequence<const T> reset = like_output<const T>(
       a, steps, static_cast<const T*>(a.gates) + 3 * hidden, hidden, gates_row);
   const Rows<const T> reset_h = reset.all_rows(runtime, steps);
-  const Rows<const T> grad_rz = matrix_rows<const T>(grad_gates + hidden, gates_row);
-  const Rows<const T> grad_hidden_n = matrix_rows<const T>(grad_gates + 3 * hidden, gates_row);
+  const Rows<const P> grad_rz = matrix_rows<const P>(grad_gates + hidden, gates_row);
+  const Rows<const P> grad_hidden_n = matrix_rows<const P>(grad_gates + 3 * hidden, gates_row);
   T* ih_n = grad_ih ? grad_ih + 2 * hidden * inputs : nullptr;
   T* hh_n = grad_hh ? grad_hh + 2 * hidden * hidden : nullptr;
   const GradientPart<T> rz_parts[] = {{x_rows, inputs, grad_ih}, {h_before.all, hidden, grad_hh}};
   const GradientPart<T> n_parts[] = {{x_rows, inputs, ih_n}, {reset_h, hidden, hh_n}};
   const GradientPart<T> hidden_n_parts[] = {{h_before.all, hidden, hh_n}};
   const int wanted = grad_hh ? 2 : 0;
-  weight_gradient(runtime, grad_rz, rows, 2 * hidden, rz_parts, wanted, bias_ih);
-  weight_gradient(runtime, grad_rows, rows, hidden, n_parts, reset_after ? wanted / 2 : wanted,
-                  bias_ih ? bias_ih + 2 * hidden : nullptr);
+  weight_gradient<P>(runtime, grad_rz, rows, 2 * hidden, rz_parts, wanted, bias_ih);
+  weight_gradient<P>(runtime, grad_rows, rows, hidden, n_parts, reset_after ? wanted / 2 : wanted,
+                     bias_ih ? bias_ih + 2 * hidden : nullptr);
   if (bias_hh) memcpy(bias_hh, bias_ih, sizeof(T) * static_cast<size_t>(3 * hidden));
   if (reset_after)
-    weight_gradient(runtime, grad_hidden_n, rows, hidden, hidden_n_parts, wanted / 2,
-                    bias_hh ? bias_hh + 2 * hidden : nullptr);
+    weight_gradient<P>(runtime, grad_hidden_n, rows, hidden, hidden_n_parts, wanted / 2,
+                       bias_hh ? bias_hh + 2 * hidden : nullptr);
 }
 
 }  // namespace

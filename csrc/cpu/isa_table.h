@@ -3,8 +3,10 @@
 #pragma once
 
 #include "cpu/gru_kernels.h"
+#include "cpu/linear_cross_entropy_kernels.h"
 #include "cpu/lstm_kernels.h"
 #include "cpu/rnn_kernels.h"
+#include "cpu/stream_kernels.h"
 #include "cpu_kernels.h"
 
 namespace rnnfast {
@@ -27,14 +29,19 @@ void map(const void* x, void* y, int64_t count) {
     store_first(to + i, activation(load_first(from + i, count - i)), count - i);
 }
 
-template <class T>
+// P: how operands of products are held.
+template <class P>
 constexpr CpuKernels kernels_of() {
-  return {counted<LstmForward, lstm_forward<T>>,
-          counted<LstmBackward, lstm_backward<T>>,
-          counted<GruForward, gru_forward<T>>,
-          counted<GruBackward, gru_backward<T>>,
-          counted<RnnForward, rnn_forward<T>>,
-          counted<RnnBackward, rnn_backward<T>>,
+  typedef Sum<P> T;
+  return {counted<LstmForward, lstm_forward<P>>,
+          counted<LstmBackward, lstm_backward<P>>,
+          counted<GruForward, gru_forward<P>>,
+          counted<GruBackward, gru_backward<P>>,
+          counted<RnnForward, rnn_forward<P>>,
+          counted<RnnBackward, rnn_backward<P>>,
+          stream_layer<T>,
+          counted<StreamStep, stream_step<T>>,
+          counted<LinearCrossEntropy, linear_cross_entropy<P>>,
           map<T, sigmoid_of<T>>,
           map<T, tanh_of<T>>};
 }
@@ -44,8 +51,13 @@ uint64_t calls() { return __atomic_load_n(&kernel_calls, __ATOMIC_RELAXED); }
 }  // namespace
 }  // namespace rnnfast
 
-#define RNNFAST_DEFINE_ISA(isa)                                                               \
-  const CpuIsa* rnnfast::cpu_isa_##isa() {                                                    \
-    static constexpr CpuIsa table = {#isa, kernels_of<float>(), kernels_of<double>(), calls}; \
-    return &table;                                                                            \
+#define RNNFAST_DEFINE_ISA(isa)                                                    \
+  const CpuIsa* rnnfast::cpu_isa_##isa() {                                         \
+    static constexpr CpuIsa table = {#isa,                                         \
+                                     kernels_of<float>(),                          \
+                                     kernels_of<double>(),                         \
+                                     counted<QuantizedForward, quantized_forward>, \
+                                     calls,                                        \
+                                     nullptr};                                     \
+    return &table;                                                                 \
   }

@@ -16,8 +16,9 @@
 namespace rnnfast {
 namespace {
 
-template <class T>
+template <class P>
 void lstm_forward(const Runtime& runtime, const LstmForward& a) {
+  typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const int64_t size = a.proj_size ? a.proj_size : hidden;  // of h
@@ -29,27 +30,30 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const bool keep = a.gates != nullptr, keep_cells = a.cells != nullptr, once = steps.single();
   const Panels<T> panels(hidden, 4);
   const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
-  const Walk walk(runtime, steps.count, batch,
-                  (panels.packed_size(size) + projected.packed_size(hidden)) * sizeof(T),
-                  panels.packed_size(inputs) * sizeof(T), 4 * hidden * sizeof(T));
-  const Matrix<T> weight_ih =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
-  const Matrix<T> weight_hh =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), size, once);
+  const Walk walk(
+      runtime, steps.count, batch,
+      (panels.packed_size(groups<P>(size)) + projected.packed_size(groups<P>(hidden))) * sizeof(T),
+      panels.packed_size(groups<P>(inputs)) * sizeof(T), 4 * hidden * sizeof(T));
+  const Matrix<P> weight_ih =
+      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
+  const Matrix<P> weight_hh =
+      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_hh), size, once);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
-  Matrix<T> weight_hr{};
-  T* unprojected = nullptr;  // of one step
+  Matrix<P> weight_hr{};
+  P* unprojected = nullptr;  // of one step
   if (a.proj_size) {
     weight_hr =
-        matrix_by_columns(runtime, projected, static_cast<const T*>(a.weight_hr), hidden, once);
-    unprojected = allocate<T>(runtime, batch * hidden);
+        matrix_by_columns<P>(runtime, projected, static_cast<const T*>(a.weight_hr), hidden, once);
+    unprojected = allocate<P>(runtime, batch * hidden);
   }
 
-  const Sequence<const T> x = input_of<T>(a, steps);
+  const Sequence<const P> x =
+      operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
   const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), size, size);
   const Sequence<const T> h_read =
       like_output<const T>(a, steps, static_cast<const T*>(a.output), size, size);
   const PreviousRows<T> h_before(runtime, steps, h_read, h_0, size);
+  const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, size);
   // Unless they are to be kept, cells live in c_n alone and projected gates in a chunk of scratch.
   const Sequence<T> cells = like_output<T>(a, steps, static_cast<T*>(a.cells), size, hidden);
   const PreviousRows<T> c_before(
@@ -67,7 +71,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     const Rows<const T> c_prev =
         keep_cells ? c_before.of_step(s) : matrix_rows<const T>(c_n, hidden);
     const Rows<T> c_rows = keep_cells ? cells.step_rows(s) : matrix_rows(c_n, hidden);
-    const Rows<T> h_rows = unprojected ? matrix_rows(unprojected, hidden) : h.step_rows(s);
+    const Rows<T> h_rows = h.step_rows(s);
     Tile<T> tile;
     if (walk.fused) {
       weight_ih.multiply(x.step_rows(s), 0, first, count, panels, p,
@@ -75,7 +79,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     } else {
       load_tile(panels, p, gates_rows, first, count, tile.at);
     }
-    weight_hh.accumulate(h_before.of_step(s), 0, first, count, panels, p, tile.at);
+    weight_hh.accumulate(h_operands.of_step(s), 0, first, count, panels, p, tile.at);
     for (int64_t m = 0; m < count; ++m) {
       const int64_t n = first + m;
       const T* pre = tile.at + m * 4 * width;
@@ -84,7 +88,12 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
       Vec<T> c_t, h_t;
       lstm_pointwise(gate, load_first(c_prev[n] + unit, valid), c_t, h_t);
       store_first(c_rows[n] + unit, c_t, valid);
-      store_first(h_rows[n] + unit, h_t, valid);
+      if (unprojected) {
+        store_operand(unprojected + n * hidden + unit, h_t, valid);
+      } else {
+        store_first(h_rows[n] + unit, h_t, valid);
+        h_operands.set(s, n, unit, h_t, valid);
+      }
       if (keep) {
         T* out = gates_rows[n] + unit;
         store_first(out, gate.i, valid);
@@ -106,8 +115,10 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
         for_each_tile(row_begin, row_end, 4,
                       [&](int64_t first, int64_t count) { gates_tile(s, gates, p, first, count); });
     } else {
-      multiply<T>(matrix_rows<const T>(unprojected, hidden), h.step_rows(s), row_begin, row_end,
-                  projected, panel_begin, panel_end, weight_hr, nullptr);
+      multiply<P, T>(matrix_rows<const P>(unprojected, hidden), h.step_rows(s), row_begin, row_end,
+                     projected, panel_begin, panel_end, weight_hr, nullptr);
+      h_operands.set_panels(s, h.step_rows(s), row_begin, row_end, projected, panel_begin,
+                            panel_end);
     }
   };
   const int64_t counts[] = {panels.count, projected.count};
@@ -120,8 +131,9 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   if (keep_cells) copy_last_states(steps, cells, c_0, c_n, hidden);
 }
 
-template <class T>
+template <class P>
 void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
+  typedef Sum<P> T;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const int64_t size = a.proj_size ? a.proj_size : hidden;  // of h
   const int64_t gates_row = 4 * hidden;
@@ -146,21 +158,21 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
   const Sequence<const T> grad_cells{static_cast<const T*>(a.grad_cells), a.grad_cells_time,
                                      a.grad_cells_row, steps, a.reverse != 0};
-  T* grad_gates = allocate<T>(runtime, rows * gates_row);  // processing order
-  const Rows<const T> grad_rows = matrix_rows<const T>(grad_gates, gates_row);
+  P* grad_gates = allocate<P>(runtime, rows * gates_row);  // processing order
+  const Rows<const P> grad_rows = matrix_rows<const P>(grad_gates, gates_row);
   // Of a projection, in processing order too: the gradient of what it gave, and what it was given.
-  T* grad_projected = a.proj_size ? allocate<T>(runtime, rows * size) : nullptr;
+  P* grad_projected = a.proj_size ? allocate<P>(runtime, rows * size) : nullptr;
   T* unprojected = a.proj_size ? allocate<T>(runtime, rows * hidden) : nullptr;
-  const Rows<const T> grad_projected_rows = matrix_rows<const T>(grad_projected, size);
+  const Rows<const P> grad_projected_rows = matrix_rows<const P>(grad_projected, size);
 
   const bool once = steps.single();
   const Panels<T> states(size, 1, runtime.num_threads), units(hidden, 1, runtime.num_threads);
-  const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, states, static_cast<const T*>(a.weight_hh), gates_row, once);
-  Matrix<T> weight_hr{};
+  const Matrix<P> weight_hh =
+      matrix_by_rows<P>(runtime, states, static_cast<const T*>(a.weight_hh), gates_row, once);
+  Matrix<P> weight_hr{};
   if (a.proj_size)
-    weight_hr = matrix_by_rows(runtime, units, static_cast<const T*>(a.weight_hr), size, once);
-  const BackwardProduct<T> products[] = {{&states, &weight_hh, grad_rows, 0, 1},
+    weight_hr = matrix_by_rows<P>(runtime, units, static_cast<const T*>(a.weight_hr), size, once);
+  const BackwardProduct<P> products[] = {{&states, &weight_hh, grad_rows, 0, 1},
                                          {&units, &weight_hr, grad_projected_rows, 0, 0}};
   const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
                             Vec<T> grad_h) {
@@ -170,7 +182,7 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
       if (grad_h_n && n >= steps.rows(s + 1))
         grad_h = grad_h + load_first(grad_h_n + n * size + unit, valid);
       if (grad_projected)
-        return store_first(grad_projected + (steps.first(s) + n) * size + unit, grad_h, valid);
+        return store_operand(grad_projected + (steps.first(s) + n) * size + unit, grad_h, valid);
     }
     const T* gate = gates.at(s, n) + unit;
     const LstmGates<Vec<T>> activated{load_first(gate, valid), load_first(gate + hidden, valid),
@@ -183,11 +195,11 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
     const LstmGates<Vec<T>> grad_pre = lstm_pointwise_backward(
         activated, c_t, load_first(c_before.of_step(s)[n] + unit, valid), grad_h, grad_c_t);
     store_first(grad_c_at, grad_c_t, valid);
-    T* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
-    store_first(out, grad_pre.i, valid);
-    store_first(out + hidden, grad_pre.f, valid);
-    store_first(out + 2 * hidden, grad_pre.g, valid);
-    store_first(out + 3 * hidden, grad_pre.o, valid);
+    P* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
+    store_operand(out, grad_pre.i, valid);
+    store_operand(out + hidden, grad_pre.f, valid);
+    store_operand(out + 2 * hidden, grad_pre.g, valid);
+    store_operand(out + 3 * hidden, grad_pre.o, valid);
     if (unprojected)
       store_first(unprojected + (steps.first(s) + n) * hidden + unit, activated.o * tanh(c_t),
                   valid);
@@ -196,20 +208,20 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
-    input_gradient(
+    input_gradient<P>(
         runtime, a, steps, grad_rows, columns,
-        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row, once));
+        matrix_by_rows<P>(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row, once));
   }
   const GradientPart<T> parts[] = {
       {input_of<T>(a, steps).all_rows(runtime, steps), inputs, static_cast<T*>(a.grad_weight_ih)},
       {h_before.all, size, static_cast<T*>(a.grad_weight_hh)}};
   if (a.grad_weight_hh || a.grad_bias)
-    weight_gradient(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_hh ? 2 : 0,
-                    static_cast<T*>(a.grad_bias));
+    weight_gradient<P>(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_hh ? 2 : 0,
+                       static_cast<T*>(a.grad_bias));
   const GradientPart<T> projection[] = {
       {matrix_rows<const T>(unprojected, hidden), hidden, static_cast<T*>(a.grad_weight_hr)}};
   if (a.proj_size && a.grad_weight_hr)
-    weight_gradient<T>(runtime, grad_projected_rows, rows, size, projection, 1, nullptr);
+    weight_gradient<P, T>(runtime, grad_projected_rows, rows, size, projection, 1, nullptr);
 }
 
 }  // namespace

@@ -11,8 +11,9 @@
 namespace rnnfast {
 namespace {
 
-template <class T>
+template <class P>
 void rnn_forward(const Runtime& runtime, const RnnForward& a) {
+  typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const Steps steps = steps_of(runtime, a);
@@ -20,18 +21,20 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
 
   const bool once = steps.single();
   const Panels<T> panels(hidden, 1, runtime.num_threads);
-  const Walk walk(runtime, steps.count, batch, panels.packed_size(hidden) * sizeof(T),
-                  panels.packed_size(inputs) * sizeof(T), hidden * sizeof(T));
-  const Matrix<T> weight_ih =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
-  const Matrix<T> weight_hh =
-      matrix_by_columns(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
+  const Walk walk(runtime, steps.count, batch, panels.packed_size(groups<P>(hidden)) * sizeof(T),
+                  panels.packed_size(groups<P>(inputs)) * sizeof(T), hidden * sizeof(T));
+  const Matrix<P> weight_ih =
+      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
+  const Matrix<P> weight_hh =
+      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
   const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
-  const Sequence<const T> x = input_of<T>(a, steps);
+  const Sequence<const P> x =
+      operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
   const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);
   const PreviousRows<T> h_before(
       runtime, steps,
       like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
+  const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, hidden);
 
   const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                         int64_t panel_end) {
@@ -39,7 +42,7 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
       project(walk, steps, s, x, h, row_begin, row_end, panels, panel_begin, panel_end, weight_ih,
               bias);
     row_end = min_of(row_end, steps.rows(s));
-    const Rows<const T> x_rows = x.step_rows(s), h_prev = h_before.of_step(s);
+    const Rows<const P> x_rows = x.step_rows(s), h_prev = h_operands.of_step(s);
     const Rows<T> h_rows = h.step_rows(s);
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
@@ -57,7 +60,9 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
             const Vec<T> pre = load(tile.at + (m * vectors + v) * width);
             // Written so that NaN, for which every comparison is false, stays.
             const Vec<T> state = a.relu ? (pre <= Vec<T>{} ? Vec<T>{} : pre) : tanh(pre);
-            store_first(h_rows[first + m] + panels.column(p, v), state, panels.valid(p, v));
+            const int64_t unit = panels.column(p, v), valid = panels.valid(p, v);
+            store_first(h_rows[first + m] + unit, state, valid);
+            h_operands.set(s, first + m, unit, state, valid);
           }
         }
       });
@@ -68,8 +73,9 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }
 
-template <class T>
+template <class P>
 void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
+  typedef Sum<P> T;
   const int64_t inputs = a.input_size, hidden = a.hidden_size;
   const Steps steps = steps_of(runtime, a);
   const int64_t rows = steps.total();
@@ -82,14 +88,14 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
       like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden);
   const PreviousRows<T> h_before(runtime, steps, h, h_0, hidden);
   const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
-  T* grad_pre = allocate<T>(runtime, rows * hidden);  // processing order
-  const Rows<const T> grad_rows = matrix_rows<const T>(grad_pre, hidden);
+  P* grad_pre = allocate<P>(runtime, rows * hidden);  // processing order
+  const Rows<const P> grad_rows = matrix_rows<const P>(grad_pre, hidden);
 
   const bool once = steps.single();
   const Panels<T> panels(hidden, 1, runtime.num_threads);
-  const Matrix<T> weight_hh =
-      matrix_by_rows(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
-  const BackwardProduct<T> recurrent{&panels, &weight_hh, grad_rows, 0, 1};
+  const Matrix<P> weight_hh =
+      matrix_by_rows<P>(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
+  const BackwardProduct<P> recurrent{&panels, &weight_hh, grad_rows, 0, 1};
   const auto epilogue = [&](int64_t s, int, int64_t n, int64_t unit, int64_t valid, Vec<T> grad_h) {
     if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
     if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
@@ -98,22 +104,22 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
     const Vec<T> state = load_first(h.at(s, n) + unit, valid);
     const Vec<T> grad =
         a.relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
-    store_first(grad_pre + (steps.first(s) + n) * hidden + unit, grad, valid);
+    store_operand(grad_pre + (steps.first(s) + n) * hidden + unit, grad, valid);
   };
   walk_backward(runtime, steps, &recurrent, 1, epilogue);
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
-    input_gradient(
+    input_gradient<P>(
         runtime, a, steps, grad_rows, columns,
-        matrix_by_rows(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, once));
+        matrix_by_rows<P>(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, once));
   }
   const GradientPart<T> parts[] = {
       {input_of<T>(a, steps).all_rows(runtime, steps), inputs, static_cast<T*>(a.grad_weight_ih)},
       {h_before.all, hidden, static_cast<T*>(a.grad_weight_hh)}};
   if (a.grad_weight_hh || a.grad_bias)
-    weight_gradient(runtime, grad_rows, rows, hidden, parts, a.grad_weight_hh ? 2 : 0,
-                    static_cast<T*>(a.grad_bias));
+    weight_gradient<P>(runtime, grad_rows, rows, hidden, parts, a.grad_weight_hh ? 2 : 0,
+                       static_cast<T*>(a.grad_bias));
 }
 
 }  // namespace

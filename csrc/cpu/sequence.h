@@ -121,6 +121,69 @@ struct PreviousRows {
   }
 };
 
+// A sequence as the operand of products: where operands are held otherwise, a copy.
+template <class P>
+Sequence<const P> operands_of(const Runtime& runtime, const Steps& steps,
+                              const Sequence<const Sum<P>>& from, int64_t features, bool reverse) {
+  if constexpr (kGroup<P> == 1) {
+    return from;
+  } else {
+    P* data = allocate<P>(runtime, steps.total() * features);
+    const Sequence<P> copy(data, steps.batch * features, features, steps, reverse);
+    const Rows<const Sum<P>> rows = from.all_rows(runtime, steps);
+    const Rows<P> copies = copy.all_rows(runtime, steps);
+    parallel(runtime, steps.total(), steps.total() * features * kMoveWork,
+             [&](int64_t begin, int64_t end) {
+               for (int64_t r = begin; r < end; ++r) round_row(rows[r], copies[r], features);
+             });
+    return {data, steps.batch * features, features, steps, reverse};
+  }
+}
+
+// The states before each row of each step as operands of the recurrent product. Where operands are
+// held otherwise, each step leaves its states rounded for the next, in one of two buffers. At
+// first both hold the initial states, which a row finds in its own first step, whenever that is.
+template <class P>
+struct PreviousOperands {
+  typedef Sum<P> T;
+  const PreviousRows<T>* states;
+  int64_t batch, size;
+  P* buffers = nullptr;
+
+  PreviousOperands(const Runtime& runtime, const PreviousRows<T>& states_, const T* initial,
+                   int64_t batch_, int64_t size_)
+      : states(&states_), batch(batch_), size(size_) {
+    if constexpr (kGroup<P> > 1) {
+      buffers = allocate<P>(runtime, 2 * batch * size);
+      for (int64_t n = 0; n < 2 * batch; ++n)
+        round_row(initial + n % batch * size, buffers + n * size, size);
+    }
+  }
+  Rows<const P> of_step(int64_t s) const {
+    if constexpr (kGroup<P> > 1)
+      return matrix_rows<const P>(after(s - 1), size);
+    else
+      return states->of_step(s);
+  }
+  // To be told of all that step s makes of the state of row n.
+  void set(int64_t s, int64_t n, int64_t unit, Vec<T> state, int64_t valid) const {
+    if constexpr (kGroup<P> > 1) store_operand(after(s) + n * size + unit, state, valid);
+  }
+  // Likewise, of all that stands in some panels' columns of rows.
+  void set_panels(int64_t s, const Rows<T>& rows, int64_t row_begin, int64_t row_end,
+                  const Panels<T>& panels, int64_t panel_begin, int64_t panel_end) const {
+    if constexpr (kGroup<P> > 1) {
+      const int64_t begin = panels.first(panel_begin) * Panels<T>::width;
+      const int64_t end = min_of(panels.columns, panels.first(panel_end) * Panels<T>::width);
+      for (int64_t n = row_begin; n < row_end; ++n)
+        round_row(rows[n] + begin, after(s) + n * size + begin, end - begin);
+    }
+  }
+
+ private:
+  P* after(int64_t s) const { return buffers + (s & 1) * batch * size; }
+};
+
 // last = the state after each row's last step; the initial one where a row has none.
 template <class T>
 void copy_last_states(const Steps& steps, const Sequence<T>& states, const T* initial, T* last,
@@ -224,11 +287,11 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
 
 // One recurrent product of a backward step: `rows` of `ahead` steps on, from column `offset` on,
 // times a weight whose columns are cut into `panels`.
-template <class T>
+template <class P>
 struct BackwardProduct {
-  const Panels<T>* panels;
-  const Matrix<T>* weight;
-  Rows<const T> rows;
+  const Panels<Sum<P>>* panels;
+  const Matrix<P>* weight;
+  Rows<const P> rows;
   int64_t offset, ahead;
 };
 
@@ -236,21 +299,22 @@ struct BackwardProduct {
 // which nothing but gradients of initial states are left to do. Phase i of a turn computes
 // products[i] and calls epilogue(s, phase, n, unit, valid, product) for each vector of units of
 // each row; s is the step or, in the turn after a row's first step, -1 (phase 0 only).
-template <class T, class Epilogue>
-void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardProduct<T>* products,
+template <class P, class Epilogue>
+void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardProduct<P>* products,
                    int phases, const Epilogue& epilogue) {
+  typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
   int64_t bytes = 0, work = 0, counts[2] = {};
   for (int i = 0; i < phases; ++i) {
-    const BackwardProduct<T>& product = products[i];
-    bytes += product.panels->packed_size(product.weight->depth) * sizeof(T);
+    const BackwardProduct<P>& product = products[i];
+    bytes += product.panels->packed_size(groups<P>(product.weight->depth)) * sizeof(T);
     work += product_work(steps.batch, product.weight->depth, product.panels->columns);
     counts[i] = product.panels->count;
   }
   const Walk walk(runtime, steps.count, steps.batch, bytes, 0, 0);
   const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
                         int64_t panel_begin, int64_t panel_end) {
-    const BackwardProduct<T>& product = products[phase];
+    const BackwardProduct<P>& product = products[phase];
     const Panels<T>& panels = *product.panels;
     const int64_t s = steps.count - 1 - turn, ahead = s + product.ahead;
     const int64_t rows_ahead = steps.rows(ahead), rows = steps.rows(s);
@@ -276,23 +340,23 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
 }
 
 // grad_input = gate gradients times weight_ih, where it is wanted.
-template <class T, class Args>
+template <class P, class T, class Args>
 void input_gradient(const Runtime& runtime, const Args& a, const Steps& steps,
-                    const Rows<const T>& grad_rows, const Panels<T>& columns,
-                    const Matrix<T>& weight_ih) {
+                    const Rows<const P>& grad_rows, const Panels<T>& columns,
+                    const Matrix<P>& weight_ih) {
   const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
                            steps, a.reverse != 0);
-  multiply_parallel<T>(runtime, grad_rows, grad_x.all_rows(runtime, steps), steps.total(), columns,
-                       weight_ih, nullptr);
+  multiply_parallel<P, T>(runtime, grad_rows, grad_x.all_rows(runtime, steps), steps.total(),
+                          columns, weight_ih, nullptr);
 }
 
 // The input half of the gates for the chunk of steps that s begins: gates = bias + x weight_ih^T.
-template <class T>
-void project(const Walk& walk, const Steps& steps, int64_t s, const Sequence<const T>& x,
+template <class P, class T>
+void project(const Walk& walk, const Steps& steps, int64_t s, const Sequence<const P>& x,
              const Sequence<T>& gates, int64_t row_begin, int64_t row_end, const Panels<T>& panels,
-             int64_t panel_begin, int64_t panel_end, const Matrix<T>& weight, const T* bias) {
+             int64_t panel_begin, int64_t panel_end, const Matrix<P>& weight, const T* bias) {
   const int64_t end = min_of(s + walk.chunk, steps.count), rows = row_end - row_begin;
-  const auto run = [&](const Rows<const T>& from, const Rows<T>& to, int64_t count) {
+  const auto run = [&](const Rows<const P>& from, const Rows<T>& to, int64_t count) {
     multiply(from, to, 0, count, panels, panel_begin, panel_end, weight, bias);
   };
   if (!steps.starts) {

@@ -11,6 +11,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnfast import backend, ops
+from rnnfast._extension import eager
 from rnnfast.modules.lengths import Packing
 from rnnfast.recompute import in_segments
 
@@ -97,8 +98,8 @@ class Recurrent(nn.RNNBase):
         self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
         """One layer in one direction: output, the final states and, with ``return_states``, what
-        of all steps' states output does not tell. `layout` is batch_sizes, batch_first and reverse,
-        as for the operators."""
+        of all steps' states output does not tell. `layout` is batch_sizes, batch_first, reverse
+        and bf16, as for the operators."""
         raise NotImplementedError
 
     def forward(
@@ -125,6 +126,10 @@ class Recurrent(nn.RNNBase):
             input, hx, lengths: as for forward.
             states: what `hx` holds; ``None`` if it was not given.
         """
+        if lengths is None and backend.may_be_eager():
+            results = eager.layers(self, input, states, backend.get_precision() == "bf16")
+            if results is not None:
+                return results
         if lengths is not None and not (isinstance(input, Tensor) and input.dim() == 3):
             raise ValueError(
                 f"lengths go with a padded batch, a 3-D input; got input {backend.describe(input)}"
@@ -197,13 +202,6 @@ class Recurrent(nn.RNNBase):
                     return None
             if not (batched or is_packed):
                 states = tuple(state.unsqueeze(1) for state in states)
-        if (
-            not (is_packed or lengths is not None or self._beyond_torch() or self.proj_size)
-            and not (casts or self.memory == "recompute" or ops.transformed())
-            and backend.auto_prefers_torch(self.mode, seq_len)
-        ):
-            return None
-
         packing = None
         if lengths is not None:
             packing = Packing.of(lengths, seq_len, batch, self.batch_first)
@@ -214,19 +212,22 @@ class Recurrent(nn.RNNBase):
         if order is not None and states is not None:
             states = tuple(state.index_select(1, order) for state in states)
 
+        bf16 = backend.bf16_products(data.dtype)
         if casts:
             dtype, result_dtype = backend.dtypes(self.mode, data.dtype, is_packed)
             given_dtype, data = data.dtype, backend.cast(data, dtype)
             states = states and [backend.cast(state, dtype) for state in states]
             weights = [[backend.cast(weight, dtype) for weight in layer] for layer in weights]
             with backend.without_autocast():
-                output, final, every = self._run_layers(data, states, weights, batch, batch_sizes)
+                output, final, every = self._run_layers(
+                    data, states, weights, batch, batch_sizes, bf16
+                )
             final = [
                 backend.cast(state, self._final_dtype(index, given_dtype, result_dtype))
                 for index, state in enumerate(final)
             ]
         else:
-            output, final, every = self._run_layers(data, states, weights, batch, batch_sizes)
+            output, final, every = self._run_layers(data, states, weights, batch, batch_sizes, bf16)
 
         def give_back(sequence: Tensor) -> Tensor | PackedSequence:
             if casts:
@@ -281,6 +282,7 @@ class Recurrent(nn.RNNBase):
         weights: list[list[Tensor | None]],
         batch: int,
         batch_sizes: Tensor | None,
+        bf16: bool,
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, ...]]]:
         """Output, final states `(num_layers * D, batch, size)`, all states of each layer."""
         if states is None:
@@ -307,6 +309,7 @@ class Recurrent(nn.RNNBase):
                     batch_sizes=batch_sizes,
                     batch_first=batch_first,
                     reverse=direction == 1,
+                    bf16=bf16,
                 )
                 final.append(rest[:num_states])
                 results.append((output, *rest[num_states:]))

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from rnnfast import backend, ops
+from rnnfast._extension import eager
 
 
 class _Cell(nn.RNNCellBase):
@@ -30,6 +31,10 @@ class _Cell(nn.RNNCellBase):
 
     def _run(self, input: Tensor, states: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
         """The new states; or ``None`` where the call is left to torch's forward."""
+        if backend.may_be_eager():
+            results = eager.step(self, self._kind, input, states, backend.get_precision() == "bf16")
+            if results is not None:
+                return results
         if not backend.use_kernels(type(self).__name__, input, required=self._kernels_only):
             return None
         shape = input.shape
@@ -52,11 +57,6 @@ class _Cell(nn.RNNCellBase):
                     return None
         batched = len(size) == 2
         casts = backend.casts(input.dtype)
-        if not (self._kernels_only or casts or ops.transformed()) and backend.auto_prefers_torch(
-            self._kind, 1
-        ):
-            return None
-
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if casts:
             dtype, result_dtype = backend.dtypes(self._kind, input.dtype)

@@ -3,11 +3,11 @@
 import dataclasses
 from functools import partial
 
-import measure
 import pytest
 import torch
 
 import rnnfast
+from rnnfast.benchmark import measure
 
 
 class Clock:
@@ -29,6 +29,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(measure.time, "perf_counter", clock)
+    monkeypatch.setattr(measure.time, "sleep", partial(clock.call, "-"))
     return clock
 
 
@@ -52,6 +53,14 @@ def test_a_sample_of_short_calls_lasts_a_millisecond(clock: Clock):
     assert times["a"] == pytest.approx([3e-5] * 5)
 
 
+def test_settling_is_not_timed_and_precedes_each_sample(clock: Clock):
+    contenders = {name: partial(clock.call, name, s) for name, s in {"a": 0.5, "b": 0.01}.items()}
+    times = measure.interleave(contenders, seconds=0, min_rounds=2, settle=0.02)
+    # Before the first sample each is called once more; after it, who is soon done.
+    assert "".join(clock.called)[-10:] == "-aa-bb-a-bb"[-10:]
+    assert times == {"a": [0.5] * 2, "b": pytest.approx([0.01] * 2)}
+
+
 def test_ratio_is_the_median_over_pairs():
     # The third pair ran while the machine was ten times slower: both were.
     assert measure.ratios([2, 4, 30], [1, 1, 10]) == (2.5, 3, 3.5)
@@ -73,10 +82,11 @@ class Row:
     name: str
     count: int
     ratio: float
+    share: float | None = None
 
 
 def test_csv_reads_back(tmp_path):
-    rows = [Row("a, b", 1, 1.5), Row("c", 2, 1e-7)]
+    rows = [Row("a, b", 1, 1.5), Row("c", 2, 1e-7, 0.5)]
     measure.write_csv(tmp_path / "rows.csv", rows)
     assert measure.read_csv(tmp_path / "rows.csv", Row) == rows
 
@@ -84,11 +94,13 @@ def test_csv_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected the columns name,count,ratio"),
-        ("name,ratio,count\n", "expected the columns name,count,ratio"),
-        ("name,count,ratio\na,1\n", "line 2: expected 3 cells, got 2"),
-        ("name,count,ratio\na,1.5,2\n", "line 2: count is no int: '1.5'"),
-        ("name,count,ratio\na,1,nan\n", "line 2: ratio is not finite: 'nan'"),
+        ("", "expected the columns name,count,ratio,share"),
+        ("name,ratio,count,share\n", "expected the columns name,count,ratio,share"),
+        ("name,count,ratio,share\na,1,2\n", "line 2: expected 4 cells, got 3"),
+        ("name,count,ratio,share\na,1.5,2,\n", "line 2: count is no int: '1.5'"),
+        ("name,count,ratio,share\na,1,nan,\n", "line 2: ratio is not finite: 'nan'"),
+        ("name,count,ratio,share\na,1,,\n", "line 2: ratio is no float: ''"),
+        ("name,count,ratio,share\na,1,2,x\n", "line 2: share is no float: 'x'"),
     ],
 )
 def test_csv_that_is_not_well_formed(tmp_path, text, message):

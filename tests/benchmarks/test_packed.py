@@ -1,7 +1,8 @@
 """The packed benchmark measures what it says, and writes what can be read."""
 
-import measure
 import packed
+
+from rnnfast.benchmark import measure
 
 
 def test_small_run(tmp_path, capsys):

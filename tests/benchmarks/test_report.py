@@ -1,35 +1,43 @@
-"""The README's table: what it says, that --check notices a difference, and this project's own."""
+"""The report: what its tables say, that --check notices a difference, and this project's own."""
 
 import dataclasses
+from typing import get_args
 
-import measure
+import charts
 import pytest
 import report
-from layers import SHAPES, LayerResult
+import tables
 
-README = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nThe end.\n"
+from rnnfast.benchmark import measure
+from rnnfast.benchmark.layers import SHAPES, LayerResult
+
+PAGE = "# Title\n\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\n\nThe end.\n"
 
 
 def result(shape: str = "rl", cell: str = "LSTM", mode: str = "training", **changes) -> LayerResult:
-    values = {field.name: field.type(1) for field in dataclasses.fields(LayerResult)} | SHAPES[
-        shape
-    ]._asdict()
-    values |= {"threads": 2, "shape": shape, "cell": cell, "mode": mode}
+    values = {
+        field.name: (get_args(field.type) or [field.type])[0](1)
+        for field in dataclasses.fields(LayerResult)
+    }
+    values |= SHAPES[shape]._asdict()
+    values |= {"threads": 2, "shape": shape, "cell": cell, "mode": mode, "peer": "torch"}
     return LayerResult(**values | {"backend": "rnnfast", "auto": "rnnfast"} | changes)
 
 
 def results(shape: str = "rl", **changes) -> list[LayerResult]:
-    return [result(shape, cell, mode, **changes) for mode, cell in report.COLUMNS]
+    return [result(shape, cell, mode, **changes) for mode, cell in tables.COLUMNS]
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Writes rows; returns the arguments of a report on them."""
+def files(tmp_path, monkeypatch):
+    """Writes rows; returns the arguments of a report on them, without charts."""
+    monkeypatch.setattr(charts, "available", lambda: False)
 
-    def write(rows: list[LayerResult], readme: str = README) -> list[str]:
+    def write(rows: list[LayerResult], page: str = PAGE) -> list[str]:
         measure.write_csv(tmp_path / "layers.csv", rows)
-        (tmp_path / "README.md").write_text(readme)
-        return [str(tmp_path / "layers.csv"), "--readme", str(tmp_path / "README.md")]
+        (tmp_path / "page.md").write_text(page)
+        folders = ["--results", str(tmp_path), "--images", str(tmp_path / "images")]
+        return [*folders, "--pages", str(tmp_path / "page.md")]
 
     return write
 
@@ -40,7 +48,7 @@ def test_table_has_each_shape_and_the_geometric_mean(files, tmp_path):
     slow[0] = result("odd", ratio=0.5, auto="torch")
     other = [result(threads=1, ratio=99.0), result("odd", backend="auto", auto="torch", ratio=99.0)]
     report.main(files(rows + slow + other))
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "page.md").read_text()
     assert text.startswith("# Title\n\n") and text.endswith("\n\nThe end.\n")
     assert "old" not in text and "99" not in text
     lines = text.splitlines()
@@ -51,17 +59,50 @@ def test_table_has_each_shape_and_the_geometric_mean(files, tmp_path):
     assert "† The default backend, `auto`, hands this call to torch." in lines
 
 
+def test_table_is_of_the_best_peer(files, tmp_path):
+    """A peer that was not measured counts neither as the best nor as missing."""
+    rows = results(ratio=2.0)
+    peers = [row for row in results(ratio=1.5, peer="onnxruntime") if row.mode == "inference"]
+    peers += [
+        result(ratio=1.25, peer="torch.compile"),
+        result(cell="GRU", ratio=None, peer="torch.compile", outcome="no result within 1 s"),
+    ]
+    report.main(files(rows + peers))
+    text = (tmp_path / "page.md").read_text()
+    assert "| rl | 8·128·64·64·1 | 1.25 | 2.00 | 2.00 | 1.50 | 1.50 | 1.50 |" in text.splitlines()
+    assert "torch.compile in the 1 cases that it compiled of 2 tried" in text
+
+
+def test_summary_tells_the_peers_apart(files, tmp_path):
+    rows = results(ratio=2.0) + results("odd", ratio=8.0)
+    rows += [
+        result(shape, cell, "inference", ratio=ratio, peer="onnxruntime")
+        for shape, ratio in (("rl", 4.0), ("odd", 1.0))
+        for cell in ("LSTM", "GRU", "RNN")
+    ]
+    report.main(files(rows, PAGE.replace("benchmark", "summary")))
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    assert "| training | GRU | 2 | 4.00 |  | 4.00 | 2.00 (rl, torch) |" in lines
+    assert "| inference | GRU | 2 | 4.00 | 2.00 | 1.41 | 1.00 (odd, onnxruntime) |" in lines
+
+
+def test_share_of_the_gemm_rate(files, tmp_path):
+    rows = results(gemm_share=0.9, peer_gemm_share=0.25)
+    report.main(files(rows, PAGE.replace("benchmark", "share")))
+    assert "| rl |" + " 90% (25%) |" * 6 in (tmp_path / "page.md").read_text().splitlines()
+
+
 def test_check_writes_nothing_and_notices_a_typed_number(files, tmp_path, capsys):
     arguments = files(results(ratio=2.0))
-    readme = tmp_path / "README.md"
-    with pytest.raises(SystemExit, match="does not agree"):
+    page = tmp_path / "page.md"
+    with pytest.raises(SystemExit, match="not what the results give"):
         report.main([*arguments, "--check"])
-    assert readme.read_text() == README
+    assert page.read_text() == PAGE and not (tmp_path / "images").exists()
     report.main(arguments)
     report.main([*arguments, "--check"])
-    readme.write_text(readme.read_text().replace("| 2.00 |", "| 2.10 |", 1))
+    page.write_text(page.read_text().replace("| 2.00 |", "| 2.10 |", 1))
     capsys.readouterr()
-    with pytest.raises(SystemExit, match="does not agree"):
+    with pytest.raises(SystemExit, match="not what the results give"):
         report.main([*arguments, "--check"])
     assert "2.10" in capsys.readouterr().out
 
@@ -69,10 +110,14 @@ def test_check_writes_nothing_and_notices_a_typed_number(files, tmp_path, capsys
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (results()[1:], "lack, at 2 threads: rl training LSTM"),
-        (results() + results(), "these cases twice: rl inference GRU, "),
+        (results()[1:], "lack, at 2 threads: rl training LSTM against torch"),
+        (results() + results(), "have rl training LSTM against torch twice"),
         (results() + results("odd", cpu="other"), "mix cpu: 1, other"),
         ([result(threads=1)], "no results at 2 threads"),
+        (
+            results() + [result(mode="inference", peer="onnxruntime")],
+            "lack, at 2 threads: rl inference GRU against onnxruntime",
+        ),
     ],
 )
 def test_results_that_make_no_table(files, rows, message):
@@ -80,18 +125,29 @@ def test_results_that_make_no_table(files, rows, message):
         report.main(files(rows))
 
 
-@pytest.mark.parametrize("readme", ["", report.BEGIN, f"{report.END}{report.BEGIN}", README * 2])
-def test_readme_without_one_pair_of_markers(files, readme):
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+
+
+@pytest.mark.parametrize("page", [BEGIN, f"{END}{BEGIN}", PAGE * 2, "<!-- speed:begin -->"])
+def test_page_without_one_pair_of_markers(files, page):
     with pytest.raises(SystemExit, match="expected one"):
-        report.main(files(results(), readme))
+        report.main(files(results(), page))
 
 
-def test_chart(files, tmp_path):
+def test_charts_are_the_same_when_drawn_again(files, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    path = tmp_path / "layers.svg"
-    report.main([*files(results() + results("odd", ratio=0.5)), "--chart", str(path)])
-    assert "<svg" in path.read_text()
+    monkeypatch.setattr(charts, "available", lambda: True)
+    arguments = files(results() + results("odd", ratio=0.5))
+    report.main(arguments)
+    drawn = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
+    assert {"ratios.svg", "roofline.svg"} <= drawn.keys()
+    assert all("<svg" in text and "Matplotlib" in charts.creator(text) for text in drawn.values())
+    report.main([*arguments, "--check"])
+    path = tmp_path / "images" / "ratios.svg"
+    path.write_text(drawn["ratios.svg"].replace("<path", "<PATH", 1))
+    with pytest.raises(SystemExit, match=r"ratios\.svg"):
+        report.main([*arguments, "--check"])
 
 
-def test_readme_of_this_project_agrees_with_its_results():
+def test_pages_of_this_project_agree_with_its_results():
     report.main(["--check"])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import rnnfast
-from rnnfast import _C, backend
+from rnnfast import _C
 
 LAYERS = ["LSTM", "GRU", "RNN"]
 MODULES = [*LAYERS, "LSTMCell", "GRUCell", "RNNCell"]
@@ -62,18 +62,6 @@ def test_by_default_the_kernels_serve_float32_and_float64(name):
         with torch.no_grad():
             ours.to(dtype)(example(name).to(dtype))
         assert kernel_calls() > before
-
-
-@every_module
-def test_one_step_that_autograd_records_is_torchs_where_it_is_faster(name):
-    _, ours = pair(name)
-    before = kernel_calls()
-    if name in LAYERS:
-        ours(example(name)[:, :1] if ours.batch_first else example(name)[:1])
-    else:
-        ours(example(name))
-    served = kernel_calls() > before
-    assert served == (name in ("LSTM", "GRU", "GRUCell"))
 
 
 @every_module
@@ -144,36 +132,6 @@ def test_the_kernels_by_name_refuse_what_they_cannot_serve(name):
     assert_served(ours, example(name))
     with pytest.raises(RuntimeError, match=f"{name}.*'rnnfast'.*on the CPU; got .*on meta"):
         ours.to("meta")(example(name).to("meta"))
-
-
-def test_deterministic_algorithms_are_the_kernels(monkeypatch):
-    monkeypatch.setattr(backend, "torch_is_faster", lambda *_: True)
-    _, ours = pair("LSTM")
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert_served(ours, example("LSTM"))
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@every_module
-def test_auto_follows_the_measured_rule(name, monkeypatch):
-    seen = []
-
-    def rule(*call):
-        seen.append(call)
-        return True
-
-    monkeypatch.setattr(backend, "torch_is_faster", rule)
-    theirs, ours = pair(name)
-    with torch.no_grad():
-        assert_torchs_own(ours, theirs, example(name))
-    kind = "RNN_TANH" if name == "RNN" else name
-    assert seen == [(kind, 5 if name in LAYERS else 1, False)]
-    rnnfast.set_backend("rnnfast")
-    before = kernel_calls()
-    ours(example(name))
-    assert kernel_calls() > before
 
 
 @pytest.mark.parametrize("name", ["GRU", "GRUCell"])

@@ -213,18 +213,6 @@ class TestWholeGraph:
             compiled(random(4, 2, 3))
         assert recorder.operators("forward") == [f"rnnfast.{name.lower()}_inference.default"]
 
-    @pytest.mark.parametrize("name", ["RNN", "LSTMCell", "RNNCell"])
-    def test_auto_never_leaves_a_call_to_torch(self, name):
-        """In eager it does so for these single steps."""
-        rnnfast.set_backend("auto")
-        module = build(name, dtype=torch.float32)
-        input = torch.randn(*((1, 2) if name == "RNN" else (2,)), 3)
-        calls = sum(_C.kernel_calls().values())
-        module(input)
-        assert sum(_C.kernel_calls().values()) == calls
-        torch.compile(module, fullgraph=True, backend="aot_eager")(input)
-        assert sum(_C.kernel_calls().values()) > calls
-
 
 class TestModels:
     def test_training_step(self):

@@ -1,0 +1,335 @@
+"""The tables of the report: Markdown from the rows of the CSVs."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from latency import LatencyResult
+from packed import PackedResult
+from quantized import QuantizedResult
+from scaling import TBPTT_STEPS, ScalingResult
+from variants import VariantResult
+
+from rnnfast.benchmark import measure
+from rnnfast.benchmark.layers import CELLS, MODES, LayerResult, Shape
+
+# At which the tables and charts of one number for each case are.
+THREADS = 2
+HANDED_OVER = "†"
+# A table or chart that mixed these would compare what cannot be compared.
+SAME = ("cpu", "rnnfast", "torch", "isa")
+COLUMNS = [(mode, cell) for mode in MODES for cell in CELLS]
+# Compiling takes minutes: a peer on some of the cases only.
+SOME_CASES = "torch.compile"
+
+
+class Layers:
+    """The results of layers.py at some number of threads, on our kernels.
+
+    Raises:
+        ValueError: if the rows come from unlike environments, repeat a case, or lack one that
+            others of its mode have.
+    """
+
+    def __init__(self, rows: Sequence[LayerResult], threads: int) -> None:
+        _check_alike(rows, (*SAME, "dtype"))
+        rows = [row for row in rows if row.threads == threads and row.backend == "rnnfast"]
+        self.threads = threads
+        self.tried = [row for row in rows if row.peer == SOME_CASES]
+        self.rows = [row for row in rows if row.ratio is not None]
+        if not self.rows:
+            raise ValueError(f"there are no results at {threads} threads: run layers.py --output")
+        self.shapes = {row.shape: row.sizes for row in self.rows}
+        self.peers = {row.peer: row.peer_version for row in self.rows}
+        self.by_case: dict[tuple[str, str, str], dict[str, LayerResult]] = {}
+        for row in self.rows:
+            peers = self.by_case.setdefault((row.shape, row.mode, row.cell), {})
+            if row.peer in peers:
+                case = f"{row.shape} {row.mode} {row.cell}"
+                raise ValueError(f"the results have {case} against {row.peer} twice")
+            peers[row.peer] = row
+        for mode, cell in COLUMNS:
+            everywhere = {row.peer for row in self.rows if row.mode == mode} - {SOME_CASES}
+            for shape in self.shapes:
+                missing = everywhere - self.by_case.get((shape, mode, cell), {}).keys()
+                if missing or not everywhere:
+                    against = ", ".join(sorted(missing)) or "any peer"
+                    raise ValueError(
+                        f"the results lack, at {threads} threads: {shape} {mode} {cell} "
+                        f"against {against}"
+                    )
+
+    def best(self, shape: str, mode: str, cell: str) -> LayerResult:
+        """The row of the peer that comes out best against us."""
+        return min(self.by_case[(shape, mode, cell)].values(), key=lambda row: row.ratio)
+
+
+def _check_alike(rows: Iterable[object], names: Sequence[str]) -> None:
+    rows = list(rows)
+    for name in names:
+        values = sorted({str(getattr(row, name)) for row in rows})
+        if len(values) > 1:
+            raise ValueError(f"the results mix {name}: {', '.join(values)}")
+
+
+def read(folder: Path, pattern: str, kind: type[measure.Row]) -> list[measure.Row]:
+    """The rows of the files that match, as :func:`measure.read_csv`."""
+    return [row for path in sorted(folder.glob(pattern)) for row in measure.read_csv(path, kind)]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """Markdown; columns after the first few are numbers, and stand to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(heads) - text_columns)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+
+
+def where(rows: Sequence[measure.Environment]) -> str:
+    """On what the rows were measured, and when."""
+    first, dates = rows[0], [row.date for row in rows]
+    when = " to ".join(dict.fromkeys((min(dates), max(dates))))
+    return f"{first.cpu} ({first.isa}), rnnfast {first.rnnfast}, torch {first.torch}, {when}."
+
+
+def ratio_table(folder: Path) -> str:
+    """Against the best peer, a shape in each row."""
+    layers = Layers(read(folder, "layers*.csv", LayerResult), THREADS)
+    heads = ["shape", "batch·length·input·hidden·layers"]
+    heads += [f"{cell} {mode}" for mode, cell in COLUMNS]
+    lines = []
+    for shape, sizes in layers.shapes.items():
+        results = [layers.best(shape, *column) for column in COLUMNS]
+        lines.append([shape, str(sizes), *map(_ratio, results)])
+    means = [
+        statistics.geometric_mean(layers.best(shape, *column).ratio for shape in layers.shapes)
+        for column in COLUMNS
+    ]
+    lines.append(["**geometric mean**", "", *(f"**{mean:.2f}**" for mean in means)])
+    notes = [
+        f"Time of the best peer over time of rnnfast's kernels, median of rounds: above 1, rnnfast "
+        f"is faster. {_peers(layers)} Training is forward and backward with every gradient, the "
+        f"input's too. {layers.rows[0].dtype}, {THREADS} threads, {where(layers.rows)}"
+    ]
+    if any(row.auto == "torch" for row in layers.rows):
+        notes.append(f"{HANDED_OVER} The default backend, `auto`, hands this call to torch.")
+    return "\n\n".join([table(heads, lines, text_columns=2), *notes])
+
+
+def _ratio(row: LayerResult) -> str:
+    return f"{row.ratio:.2f}" + (f" {HANDED_OVER}" if row.auto == "torch" else "")
+
+
+def _peers(layers: Layers) -> str:
+    names = ["torch.nn"]
+    if "onnxruntime" in layers.peers:
+        names.append(f"for inference ONNX Runtime {layers.peers['onnxruntime']}")
+    if layers.tried:
+        measured = sum(row.ratio is not None for row in layers.tried)
+        names.append(
+            f"torch.compile in the {measured} cases that it compiled of {len(layers.tried)} tried"
+        )
+    return f"Peers: {', '.join(names)}."
+
+
+def summary_table(folder: Path) -> str:
+    """Against each peer: geometric mean and least over the shapes."""
+    rows = read(folder, "layers*.csv", LayerResult)
+    every = [Layers(rows, threads) for threads in sorted({row.threads for row in rows})]
+    names = [name for name in ("torch", "torch.compile", "onnxruntime") if name in every[0].peers]
+    lines = []
+    for mode, cell in COLUMNS:
+        for layers in every:
+            cases = [layers.by_case[(shape, mode, cell)] for shape in layers.shapes]
+            against = [
+                _mean(peers[name].ratio for peers in cases if name in peers) for name in names
+            ]
+            best = [layers.best(shape, mode, cell) for shape in layers.shapes]
+            least = min(best, key=lambda row: row.ratio)
+            lines.append(
+                [mode, cell, str(layers.threads), *against, _mean(row.ratio for row in best)]
+                + [f"{least.ratio:.2f} ({least.shape}, {least.peer})"]
+            )
+    heads = ["mode", "cell", "threads", *(f"over {name}" for name in names)]
+    heads += ["over the best", "least"]
+    return f"{table(heads, lines, text_columns=2)}\n\n{where(rows)}"
+
+
+def _mean(ratios: Iterable[float]) -> str:
+    ratios = list(ratios)
+    return f"{statistics.geometric_mean(ratios):.2f}" if ratios else ""
+
+
+def share_table(folder: Path) -> str:
+    """Part of the machine's GEMM rate that is reached: ours and torch.nn's."""
+    layers = Layers(read(folder, "layers*.csv", LayerResult), THREADS)
+    lines = []
+    for shape in layers.shapes:
+        cells = [layers.by_case[(shape, *column)]["torch"] for column in COLUMNS]
+        shares = [f"{row.gemm_share:.0%} ({row.peer_gemm_share:.0%})" for row in cells]
+        lines.append([shape, *shares])
+    heads = ["shape", *(f"{cell} {mode}" for mode, cell in COLUMNS)]
+    rates = statistics.median(row.gemm_gflops for row in layers.rows)
+    return (
+        f"{table(heads, lines)}\n\nIn brackets torch.nn's. 100% is what torch.mm of two "
+        f"1024 × 1024 matrices reached around each case, {rates:.0f} GFLOP/s in the median; "
+        f"{THREADS} threads, {where(layers.rows)}"
+    )
+
+
+def of_script(script: str, kind: type[measure.Row]):
+    """Makes a table of the rows of a script's CSV, and a word where there is none."""
+
+    def decorate(make: Callable[[list[measure.Row]], str]) -> Callable[[Path], str]:
+        def from_folder(folder: Path) -> str:
+            rows = read(folder, f"{script}.csv", kind)
+            if not rows:
+                return f"Not measured: `results/{script}.csv` is absent."
+            _check_alike(rows, SAME)
+            return f"{make(rows)}\n\n{where(rows)}"
+
+        return from_folder
+
+    return decorate
+
+
+@of_script("scaling", ScalingResult)
+def length_table(rows: list[ScalingResult]) -> str:
+    """Time for an element at each length: ours and, in brackets, torch.nn's."""
+    rows = [row for row in rows if row.study == "length"]
+    lengths = sorted({row.seq_len for row in rows})
+    times = {}
+    for row in rows:
+        case = (row.mode, row.cell, str(row.batch), str(row.hidden_size))
+        times.setdefault(case, {})[row.contender, row.seq_len] = row.nanoseconds
+    lines = []
+    for case, by_length in times.items():
+        cells = []
+        for length in lengths:
+            peer = by_length.get(("torch", length))
+            in_brackets = "" if peer is None else f" ({peer:.3g})"
+            cells.append(f"{by_length['rnnfast', length]:.3g}{in_brackets}")
+        lines.append([*case, *cells])
+    heads = ["mode", "cell", "batch", "size", *(f"{length:,} steps" for length in lengths)]
+    return f"{table(heads, lines, 2)}\n\nNanoseconds for an element of the output, 1 thread."
+
+
+@of_script("scaling", ScalingResult)
+def threads_table(rows: list[ScalingResult]) -> str:
+    """How many times faster two threads are than one."""
+    rows = [row for row in rows if row.study == "threads" and row.threads == 2]
+    columns = list(dict.fromkeys((row.mode, row.cell) for row in rows))
+    lines = []
+    for sizes in dict.fromkeys(row.sizes for row in rows):
+        ratio = {
+            (row.mode, row.cell, row.contender): row.relative for row in rows if row.sizes == sizes
+        }
+        pairs = [(ratio[(*column, "rnnfast")], ratio[(*column, "torch")]) for column in columns]
+        lines.append([str(sizes), *(f"{ours:.2f} ({torchs:.2f})" for ours, torchs in pairs)])
+    heads = ["batch·length·input·hidden·layers", *(f"{cell} {mode}" for mode, cell in columns)]
+    return f"{table(heads, lines)}\n\nTime at 1 thread over time at 2; in brackets torch.nn's."
+
+
+@of_script("scaling", ScalingResult)
+def memory_table(rows: list[ScalingResult]) -> str:
+    """What training on long sequences adds to the resident memory of the process."""
+    rows = [row for row in rows if row.study == "memory"]
+    lengths = sorted({row.seq_len for row in rows})
+    lines = []
+    for who in dict.fromkeys((row.contender, row.memory) for row in rows):
+        by_length = {row.seq_len: row for row in rows if (row.contender, row.memory) == who}
+        cells = [
+            f"{by_length[n].peak_mib:,.0f} MiB, {by_length[n].milliseconds:,.0f} ms"
+            for n in lengths
+        ]
+        lines.append(["torch.nn" if who[0] == "torch" else f"rnnfast, {who[1]}", *cells])
+    heads = ["training", *(f"{length:,} steps" for length in lengths)]
+    return (
+        f"{table(heads, lines)}\n\nOne step of training of an LSTM at batch {rows[0].batch}, size "
+        f"{rows[0].hidden_size}, 1 thread: by how much it raises the peak of resident memory, "
+        "input and weights not counted, and its time in a fresh process. tbptt: "
+        f"{TBPTT_STEPS} steps at a time, states detached."
+    )
+
+
+@of_script("variants", VariantResult)
+def variants_table(rows: list[VariantResult]) -> str:
+    """Half types, precision and projections against what they replace."""
+    lines = []
+    groups: dict[tuple, list[VariantResult]] = {}
+    for row in rows:
+        case = (row.contender, row.peer, row.cell, row.mode, row.threads)
+        groups.setdefault(case, []).append(row)
+    for (contender, peer, cell, mode, threads), group in groups.items():
+        name = f"{contender}, proj_size" if group[0].proj_size else contender
+        each = ", ".join(f"{row.shape} {row.ratio:.2f}" for row in group)
+        error = max(row.error for row in group)
+        mean = _mean(row.ratio for row in group)
+        lines.append([name, peer, f"{cell} {mode}", each, str(threads), mean, f"{error:.1g}"])
+    heads = ["contender", "over", "case", "each shape", "threads", "geometric mean", "error"]
+    return (
+        f"{table(heads, lines, 4)}\n\nError: the largest of any element of the output, as a part "
+        "of the largest element, against float64."
+    )
+
+
+@of_script("quantized", QuantizedResult)
+def quantized_table(rows: list[QuantizedResult]) -> str:
+    """Inference with int8 weights."""
+    lines = [
+        [row.shape, _sizes(row), row.cell, str(row.threads), f"{row.fp32:.2f}"]
+        + [f"{row.torch_int8:.2f}" if row.torch_int8 else "", f"{row.torch_fp32:.2f}"]
+        + [f"{row.error:.2g}", f"{row.torch_int8_error:.2g}" if row.torch_int8 else ""]
+        for row in rows
+    ]
+    heads = ["shape", "batch·length·input·hidden·layers", "cell", "threads", "over our float32"]
+    heads += ["over torch.ao's int8", "over torch.nn's float32", "error", "torch.ao's error"]
+    return table(heads, lines, 3)
+
+
+def _sizes(row: object) -> str:
+    return str(Shape(*(getattr(row, name) for name in Shape._fields)))
+
+
+@of_script("packed", PackedResult)
+def packed_table(rows: list[PackedResult]) -> str:
+    """Training on a PackedSequence."""
+    lines = [
+        [row.cell, row.lengths, str(row.seq_len), f"{row.torch_packed:.2f}", f"{row.padded:.2f}"]
+        for row in rows
+        if row.threads == THREADS
+    ]
+    heads = ["cell", "lengths", "longest", "over torch.nn packed", "over ours padded"]
+    return f"{table(heads, lines, 2)}\n\n{THREADS} threads."
+
+
+@of_script("latency", LatencyResult)
+def latency_table(rows: list[LatencyResult]) -> str:
+    """Microseconds of a step at batch 1."""
+    names = list(dict.fromkeys(row.contender for row in rows))
+    lines = []
+    for case in dict.fromkeys((row.cell, row.size, row.threads, row.pace) for row in rows):
+        group = {
+            row.contender: row
+            for row in rows
+            if (row.cell, row.size, row.threads, row.pace) == case
+        }
+        cells = [f"{group[n].p50:.3g} / {group[n].p99:.3g}" if n in group else "" for n in names]
+        lines.append([*map(str, case), *cells])
+    heads = ["cell", "size", "threads", "pace", *names]
+    return (
+        f"{table(heads, lines)}\n\nMicroseconds of one step at batch 1, called from Python: median "
+        "/ 99th percentile. Paced: after 2 ms of sleep."
+    )
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "benchmark": ratio_table,
+    "summary": summary_table,
+    "share": share_table,
+    "length": length_table,
+    "threads": threads_table,
+    "memory": memory_table,
+    "variants": variants_table,
+    "quantized": quantized_table,
+    "packed": packed_table,
+    "latency": latency_table,
+}

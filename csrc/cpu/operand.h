@@ -1,0 +1,152 @@
+// How the operands of a product are held: as what they are, or rounded to bfloat16.
+//
+// P is the type of an operand, float, double or Bf16, and Sum<P> that of sums and of all else. A
+// lane of a packed matrix holds kGroup<P> neighbours over k: one element, or two in bfloat16, which
+// the CPU multiplies at once and adds to a float, first the second, then the first. What a depth
+// that is no whole number of groups lacks is zero.
+#pragma once
+
+#include "cpu/vec.h"
+
+namespace rnnfast {
+namespace {
+
+// The upper half of a float: 8 bits of precision, the range of a float.
+struct Bf16 {
+  uint16_t bits;
+};
+
+template <class P>
+struct Operand {
+  typedef P Sum;
+  static constexpr int group = 1;
+};
+template <>
+struct Operand<Bf16> {
+  typedef float Sum;
+  static constexpr int group = 2;
+};
+template <class P>
+using Sum = typename Operand<P>::Sum;
+template <class P>
+constexpr int kGroup = Operand<P>::group;
+
+// Lanes that hold so many k.
+template <class P>
+constexpr int64_t groups(int64_t depth) {
+  return (depth + kGroup<P> - 1) / kGroup<P>;
+}
+
+// All lanes the group at p.
+template <class T>
+RNNFAST_INLINE Vec<T> broadcast_group(const T* p) {
+  return broadcast(*p);
+}
+
+// sum + the products of two lanes' groups.
+template <class P>
+RNNFAST_INLINE Vec<Sum<P>> multiply_add(Vec<Sum<P>> a, Vec<Sum<P>> b, Vec<Sum<P>> sum) {
+  return fma(a, b, sum);
+}
+
+// Neighbouring lanes hold the n elements at p, zeros behind them; n <= width * kGroup<P>.
+template <class P>
+RNNFAST_INLINE Vec<Sum<P>> load_groups(const Sum<P>* p, int64_t n) {
+  return load_first(p, n);
+}
+
+// Each lane holds its elements of the kGroup<P> vectors of x.
+template <class P>
+RNNFAST_INLINE Vec<Sum<P>> join(const Vec<Sum<P>>* x) {
+  return *x;
+}
+
+// Element i of a lane.
+template <class P>
+RNNFAST_INLINE Sum<P> element(Sum<P> lane, int) {
+  return lane;
+}
+
+// The first n elements at p, zeros behind them.
+template <class T>
+RNNFAST_INLINE Vec<T> load_operand(const T* p, int64_t n) {
+  return load_first(p, n);
+}
+
+template <class T>
+RNNFAST_INLINE void store_operand(T* p, Vec<T> x, int64_t n) {
+  store_first(p, x, n);
+}
+
+#if defined(__AVX512BF16__)
+typedef uint16_t VecBf16 __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint32_t VecPairs __attribute__((vector_size(kVectorBytes)));
+
+// To nearest, ties to even; infinities and NaN stay, what is subnormal becomes zero.
+RNNFAST_INLINE VecBf16 round_to_bf16(VecFloat x) { return (VecBf16)_mm512_cvtneps_pbh((__m512)x); }
+
+RNNFAST_INLINE VecFloat broadcast_group(const Bf16* p) {
+  int32_t pair;
+  memcpy(&pair, p, sizeof pair);
+  return (VecFloat)_mm512_set1_epi32(pair);
+}
+
+// All lanes a group of *p and zero.
+RNNFAST_INLINE VecFloat broadcast_last(const Bf16* p) {
+  uint16_t bits;
+  memcpy(&bits, p, sizeof bits);
+  return (VecFloat)_mm512_set1_epi32(bits);
+}
+
+template <>
+RNNFAST_INLINE VecFloat multiply_add<Bf16>(VecFloat a, VecFloat b, VecFloat sum) {
+  return (VecFloat)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+template <>
+RNNFAST_INLINE VecFloat load_groups<Bf16>(const float* p, int64_t n) {
+  constexpr int width = Vector<float>::width;
+  const VecFloat low = load_first(p, n < width ? n : width);
+  const VecFloat high = n > width ? load_first(p + width, n - width) : VecFloat{};
+  return (VecFloat)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+}
+
+template <>
+RNNFAST_INLINE VecFloat join<Bf16>(const VecFloat* x) {
+  const VecPairs low = __builtin_convertvector(round_to_bf16(x[0]), VecPairs);
+  const VecPairs high = __builtin_convertvector(round_to_bf16(x[1]), VecPairs);
+  return (VecFloat)(low | high << 16);
+}
+
+template <>
+RNNFAST_INLINE float element<Bf16>(float lane, int i) {
+  uint32_t bits;
+  memcpy(&bits, &lane, sizeof bits);
+  bits = i == 0 ? bits << 16 : bits & 0xffff0000u;
+  memcpy(&lane, &bits, sizeof lane);
+  return lane;
+}
+
+RNNFAST_INLINE VecFloat load_operand(const Bf16* p, int64_t n) {
+  const __mmask16 first = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)-1;
+  const VecBf16 x = (VecBf16)_mm256_maskz_loadu_epi16(first, p);
+  return (VecFloat)(__builtin_convertvector(x, VecPairs) << 16);
+}
+
+RNNFAST_INLINE void store_operand(Bf16* p, VecFloat x, int64_t n) {
+  const __mmask16 first = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)-1;
+  _mm256_mask_storeu_epi16(p, first, (__m256i)round_to_bf16(x));
+}
+
+// to = from, rounded.
+RNNFAST_INLINE void round_row(const float* from, Bf16* to, int64_t count) {
+  constexpr int width = Vector<float>::width;
+  for (int64_t k = 0; k < count; k += width) {
+    const int64_t n = count - k < width ? count - k : width;
+    store_operand(to + k, load_first(from + k, n), n);
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace rnnfast
