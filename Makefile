@@ -30,7 +30,7 @@ test: build
 	$(BIN)/python -m pytest -q $(ARGS)
 
 bench: build
-	$(BIN)/python benchmarks/layers.py $(ARGS)
+	$(BIN)/python benchmarks $(ARGS)
 
 lint: build
 	$(BIN)/ruff check

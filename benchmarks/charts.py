@@ -118,9 +118,12 @@ def _logarithmic(axis, values: list[float]) -> None:
     low, high = min(values) / 1.15, max(values) * 1.15
     name = axis.axis_name
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    ticks = [digit * 10**power for power in range(-3, 7) for digit in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    for digits in ((1, 2, 5), (1,)):
+        ticks = [digit * 10**power for power in range(-3, 7) for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= 9:
+            break
+    axis.set_ticks(ticks, [f"{tick:,g}" for tick in ticks])
     axis.set_ticks([], minor=True)
 
 
@@ -245,6 +248,7 @@ def latency(
         names = [name for name in CONTENDERS if name in contenders]
         for row, name in enumerate(names):
             median, bins = contenders[name]
+            bins = _visible(bins)
             highest = max(count for _, _, count in bins)
             for lower, upper, count in bins:
                 panel.fill_between(
@@ -254,8 +258,8 @@ def latency(
             panel.axhline(row, color=GRID, linewidth=1, zorder=0)
             panel.annotate(
                 f"{median:.3g} µs",
-                (bins[-1][1], row),
-                xytext=(6, 4),
+                (max(upper for _, upper, count in bins if count > 0.1 * highest), row),
+                xytext=(6, 12),
                 textcoords="offset points",
                 color=CONTENDERS[name],
                 weight="bold",
@@ -266,7 +270,15 @@ def latency(
         panel.spines["left"].set_visible(False)
         panel.set_xlabel("microseconds; the median is given")
     axes[0].invert_yaxis()
-    every = [bin for panel in panels.values() for _, bins in panel.values() for bin in bins]
+    every = [
+        bin for panel in panels.values() for _, bins in panel.values() for bin in _visible(bins)
+    ]
     low, high = min(bin[0] for bin in every), max(bin[1] for bin in every)
-    _logarithmic(axes[0].xaxis, [low, high * 1.6])
+    _logarithmic(axes[0].xaxis, [low, high * 1.2])
     return figure
+
+
+def _visible(bins: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """Those that hold at least 2 steps of 1000; the percentiles in the table tell of the others."""
+    least = 2e-3 * sum(count for _, _, count in bins)
+    return [bin for bin in bins if bin[2] >= least]

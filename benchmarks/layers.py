@@ -16,25 +16,12 @@ from rnnfast.benchmark.layers import (
     MODES,
     SHAPES,
     LayerResult,
-    Peer,
     layer_result,
     measure_case,
 )
 
 SMOKE = {"shapes": ["odd"], "seconds": 0.02, "min_rounds": 3}
 FULL = {"shapes": list(SHAPES), "seconds": 1.5, "min_rounds": 5}
-
-
-def measure_backends(
-    name: str, cell: str, mode: str, threads: int, seconds: float, min_rounds: int,
-    among: dict[str, Peer],
-) -> list[LayerResult]:  # fmt: skip
-    """One case on our kernels and, where `auto` leaves it to torch, under `auto` as well."""
-    arguments = (name, cell, mode, threads, seconds)
-    results = measure_case(*arguments, min_rounds=min_rounds, peers=among)
-    if any(result.auto != "rnnfast" for result in results):
-        results += measure_case(*arguments, min_rounds=min_rounds, peers=among, backend="auto")
-    return results
 
 
 def measure_compiled(
@@ -58,12 +45,12 @@ def measure_compiled(
         else:
             outcome = f"failed with exit code {process.exitcode}"
     version = peers.available()["torch.compile"].version
-    return [layer_result(*case, "rnnfast", "", "torch.compile", version, {"outcome": outcome})]
+    return [layer_result(*case, "rnnfast", "torch.compile", version, {"outcome": outcome})]
 
 
-def _compile_and_measure(output: Path, *arguments) -> None:
-    among = {"torch.compile": peers.available()["torch.compile"]}
-    measure.write_csv(output, measure_backends(*arguments, among))
+def _compile_and_measure(output: Path, *case) -> None:
+    peer = {"torch.compile": peers.available()["torch.compile"]}
+    measure.write_csv(output, measure_case(*case, peers=peer))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,11 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = itertools.product(options.threads, options.cells, options.modes, shapes)
         for threads, cell, mode, name in cases:
             case = (name, cell, mode, threads)
-            measured = measure_backends(*case, *budget, in_process) if in_process else []
+            measured = measure_case(*case, *budget, peers=in_process)
             if "torch.compile" in options.peers:
                 measured += measure_compiled(*case, *budget, options.compile_limit)
             results += measured
-            print(*measured, sep="\n", flush=True)
+            for result in measured:
+                print(result, flush=True)
             measure.write_csv(output, results)
         if measure.read_csv(output, LayerResult) != results:
             sys.exit(f"{output} does not read back as it was written")

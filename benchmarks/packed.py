@@ -111,20 +111,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the cases asked for, prints a line for each and writes the CSV."""
     cpus = measure.available_cpus()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seq-lens", nargs="+", type=int, default=SEQ_LENS)
+    parser.add_argument("--seq-lens", nargs="+", type=int, help="default: 50 200 1000")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
-    parser.add_argument("--seconds", type=float, default=2.0, help="budget of each case")
+    parser.add_argument("--seconds", type=float, help="budget of each case (default: 2)")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
+    parser.add_argument(
+        "--smoke", action="store_true", help="short sequences, briefly: shows that it all works"
+    )
     options = parser.parse_args(arguments)
+    seq_lens = options.seq_lens or (SEQ_LENS[:1] if options.smoke else SEQ_LENS)
+    seconds = options.seconds or (0.02 if options.smoke else 2.0)
     if not all(1 <= threads <= cpus for threads in options.threads):
         parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
 
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         output = options.output or Path(scratch, "packed.csv")
-        for case in itertools.product(options.cells, options.seq_lens, LENGTHS, options.threads):
-            results.append(measure_case(*case, options.seconds))
+        for case in itertools.product(options.cells, seq_lens, LENGTHS, options.threads):
+            results.append(measure_case(*case, seconds))
             print(results[-1], flush=True)
             measure.write_csv(output, results)
         if measure.read_csv(output, PackedResult) != results:

@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "threads" in options.studies and measure.available_cpus() < 2:
         parser.error("--studies threads: expected two CPUs or more, got one")
     if options.smoke:
-        lengths, names, memory, budget = LENGTHS[:3], ["odd"], ([100], ["recompute"]), (0.02, 2)
+        lengths, names, memory, budget = (10, 1000), ["odd"], ([100], ["recompute"]), (0.02, 2)
     else:
         memory = (LENGTHS[-2:], MEMORIES)
         lengths, names, budget = LENGTHS, THREADED, (options.seconds, 3)

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from language_model_step import StepResult
 from latency import LatencyResult
 from packed import PackedResult
 from quantized import QuantizedResult
@@ -15,7 +16,6 @@ from rnnfast.benchmark.layers import CELLS, MODES, LayerResult, Shape
 
 # At which the tables and charts of one number for each case are.
 THREADS = 2
-HANDED_OVER = "†"
 # A table or chart that mixed these would compare what cannot be compared.
 SAME = ("cpu", "rnnfast", "torch", "isa")
 COLUMNS = [(mode, cell) for mode in MODES for cell in CELLS]
@@ -83,6 +83,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
 
 
+def _figures(value: float) -> str:
+    """To three significant digits, or to a unit."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
 def where(rows: Sequence[measure.Environment]) -> str:
     """On what the rows were measured, and when."""
     first, dates = rows[0], [row.date for row in rows]
@@ -98,24 +103,18 @@ def ratio_table(folder: Path) -> str:
     lines = []
     for shape, sizes in layers.shapes.items():
         results = [layers.best(shape, *column) for column in COLUMNS]
-        lines.append([shape, str(sizes), *map(_ratio, results)])
+        lines.append([shape, str(sizes), *(f"{row.ratio:.2f}" for row in results)])
     means = [
         statistics.geometric_mean(layers.best(shape, *column).ratio for shape in layers.shapes)
         for column in COLUMNS
     ]
     lines.append(["**geometric mean**", "", *(f"**{mean:.2f}**" for mean in means)])
-    notes = [
+    return (
+        f"{table(heads, lines, text_columns=2)}\n\n"
         f"Time of the best peer over time of rnnfast's kernels, median of rounds: above 1, rnnfast "
         f"is faster. {_peers(layers)} Training is forward and backward with every gradient, the "
         f"input's too. {layers.rows[0].dtype}, {THREADS} threads, {where(layers.rows)}"
-    ]
-    if any(row.auto == "torch" for row in layers.rows):
-        notes.append(f"{HANDED_OVER} The default backend, `auto`, hands this call to torch.")
-    return "\n\n".join([table(heads, lines, text_columns=2), *notes])
-
-
-def _ratio(row: LayerResult) -> str:
-    return f"{row.ratio:.2f}" + (f" {HANDED_OVER}" if row.auto == "torch" else "")
+    )
 
 
 def _peers(layers: Layers) -> str:
@@ -205,8 +204,8 @@ def length_table(rows: list[ScalingResult]) -> str:
         cells = []
         for length in lengths:
             peer = by_length.get(("torch", length))
-            in_brackets = "" if peer is None else f" ({peer:.3g})"
-            cells.append(f"{by_length['rnnfast', length]:.3g}{in_brackets}")
+            in_brackets = "" if peer is None else f" ({_figures(peer)})"
+            cells.append(_figures(by_length["rnnfast", length]) + in_brackets)
         lines.append([*case, *cells])
     heads = ["mode", "cell", "batch", "size", *(f"{length:,} steps" for length in lengths)]
     return f"{table(heads, lines, 2)}\n\nNanoseconds for an element of the output, 1 thread."
@@ -312,13 +311,29 @@ def latency_table(rows: list[LatencyResult]) -> str:
             for row in rows
             if (row.cell, row.size, row.threads, row.pace) == case
         }
-        cells = [f"{group[n].p50:.3g} / {group[n].p99:.3g}" if n in group else "" for n in names]
+        cells = [
+            f"{_figures(group[name].p50)} / {_figures(group[name].p99)}" if name in group else ""
+            for name in names
+        ]
         lines.append([*map(str, case), *cells])
     heads = ["cell", "size", "threads", "pace", *names]
     return (
         f"{table(heads, lines)}\n\nMicroseconds of one step at batch 1, called from Python: median "
         "/ 99th percentile. Paced: after 2 ms of sleep."
     )
+
+
+@of_script("language_model_step", StepResult)
+def language_model_table(rows: list[StepResult]) -> str:
+    """A whole training step of a word language model."""
+    lines = [
+        [row.model, row.precision, str(row.threads), f"{row.ratio:.2f}"]
+        + [f"{row.words_per_second:,.0f}", f"{row.torch_words_per_second:,.0f}"]
+        for row in rows
+    ]
+    heads = ["model", "precision", "threads", "times as fast", "words/s", "words/s of torch.nn"]
+    note = f"torch.nn in float32; batch {rows[0].batch_size}, {rows[0].vocab_size:,} words."
+    return f"{table(heads, lines, 2)}\n\n{note}"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -332,4 +347,5 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "quantized": quantized_table,
     "packed": packed_table,
     "latency": latency_table,
+    "language_model": language_model_table,
 }

@@ -1,6 +1,6 @@
 """rnnfast: recurrent networks at hardware speed, drop-in for torch.nn."""
 
-from rnnfast import loss, onnx, ops, reference
+from rnnfast import loss, onnx, ops, optim, reference
 from rnnfast._extension import build_info, cpu_isa, cpu_isas, set_cpu_isa
 from rnnfast.backend import get_backend, get_precision, set_backend, set_precision
 from rnnfast.convert import accelerate, patched, restore
@@ -30,6 +30,7 @@ __all__ = [
     "loss",
     "onnx",
     "ops",
+    "optim",
     "patched",
     "quantize_dynamic",
     "reference",

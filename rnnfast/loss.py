@@ -6,6 +6,8 @@ The kernel bounds how many logits there are at a time, exponentiates each once, 
 gradients as soon as it has the loss.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.library import register_fake
@@ -79,7 +81,9 @@ def linear_cross_entropy(
     if transformed():
         return reference.linear_cross_entropy(*arguments, **options)[0]
     if _records_gradient(*arguments[:3]):
-        return _op(*arguments, **options)[0]
+        if torch.compiler.is_compiling():
+            return _op(*arguments, **options)[0]
+        return _OwningDerivative.apply(options, *arguments)
     return _op(*arguments, **options, need_input=False, need_weight=False, need_bias=False)[0]
 
 
@@ -192,35 +196,74 @@ def _(input, weight, bias, target, *, need_input=True, need_weight=True, need_bi
     )
 
 
+def _loss_and_gradients(
+    options: dict, needed: tuple[bool, ...], arguments: tuple[Tensor | None, ...]
+) -> list[Tensor]:
+    """The loss, and its gradients by input, weight and bias, empty where not needed."""
+    needs = dict(zip(("need_input", "need_weight", "need_bias"), needed, strict=True))
+    with torch._C._AutoDispatchBelowAutograd():
+        return _op(*arguments, **options, **needs)
+
+
+def _derivative(ctx, arguments: tuple, grad_loss: Tensor, gradients: Callable) -> tuple:
+    """What a backward returns: `gradients()` of the loss where needed, already multiplied; where
+    they have to be differentiable, those of the twin."""
+    needed = ctx.needs_input_grad[1:]
+    if torch.is_grad_enabled() or transformed():
+        twin = reference.linear_cross_entropy
+        found = _composite_gradients(twin, ctx.options, arguments, needed, (grad_loss,))
+    else:
+        found = [
+            gradient if need else None
+            for need, gradient in zip(needed, (*gradients(), None), strict=True)
+        ]
+    return None, *found
+
+
 class _Derivative(torch.autograd.Function):
     """Autograd's rule: forward has the gradients already, for a loss whose own gradient is 1."""
 
     @staticmethod
-    def forward(ctx, options, input, weight, bias, target):
-        needed = ctx.needs_input_grad[1:4]
-        names = ("need_input", "need_weight", "need_bias")
-        with torch._C._AutoDispatchBelowAutograd():
-            needs = dict(zip(names, needed, strict=True))
-            loss, *gradients = _op(input, weight, bias, target, **options, **needs)
+    def forward(ctx, options, *arguments):
+        loss, *gradients = _loss_and_gradients(options, ctx.needs_input_grad[1:4], arguments)
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, weight, bias, target, *gradients)
+        ctx.save_for_backward(*arguments, *gradients)
         ctx.options = options
         return loss, *gradients
 
     @staticmethod
     def backward(ctx, grad_loss, *_):
-        needed = ctx.needs_input_grad[1:]
         if grad_loss is None:
             return (None,) * 5
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or transformed():
-            twin = reference.linear_cross_entropy
-            return None, *_composite_gradients(twin, ctx.options, saved[:4], needed, (grad_loss,))
-        return None, *(
-            gradient * grad_loss if need else None
-            for need, gradient in zip(needed, (*saved[4:], None), strict=True)
-        )
+        return _derivative(ctx, saved[:4], grad_loss, lambda: [g * grad_loss for g in saved[4:]])
+
+
+class _OwningDerivative(torch.autograd.Function):
+    """The same where nobody else sees the gradients: the first backward scales them in place, for
+    new memory as large as the weight takes longer to come by than to fill. Another computes anew.
+    """
+
+    @staticmethod
+    def forward(ctx, options, *arguments):
+        loss, *ctx.gradients = _loss_and_gradients(options, ctx.needs_input_grad[1:4], arguments)
+        ctx.save_for_backward(*arguments)
+        ctx.options = options
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        arguments = ctx.saved_tensors
+
+        def scaled() -> list[Tensor]:
+            gradients, ctx.gradients = ctx.gradients, None
+            if gradients is None:
+                needed = ctx.needs_input_grad[1:4]
+                _, *gradients = _loss_and_gradients(ctx.options, needed, arguments)
+            return [gradient.mul_(grad_loss) for gradient in gradients]
+
+        return _derivative(ctx, arguments, grad_loss, scaled)
 
 
 _library = torch.library.Library("rnnfast", "IMPL")

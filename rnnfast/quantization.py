@@ -23,6 +23,7 @@ from rnnfast import _extension  # noqa: F401  (registers the operator)
 from rnnfast.backend import describe
 from rnnfast.modules import GRU, LSTM, RNN
 from rnnfast.modules.lengths import Packing
+from rnnfast.reference import untiled
 
 __all__ = ["QuantizedRecurrent", "quantize_dynamic"]
 
@@ -136,13 +137,13 @@ class QuantizedRecurrent(nn.Module):
         super().__init__()
         if mode not in _GATES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, _GATES))}, got {mode!r}")
-        for name, size, least in (
-            ("input_size", input_size, 0),
-            ("hidden_size", hidden_size, 1),
-            ("num_layers", num_layers, 1),
+        for name, size in (
+            ("input_size", input_size),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
         ):
-            if size < least:
-                raise ValueError(f"{name} must be at least {least}, got {size}")
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
         self.mode = mode
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -191,7 +192,7 @@ class QuantizedRecurrent(nn.Module):
                 (weight_ih, scale_ih, input_size),
                 (weight_hh, scale_hh, self.hidden_size),
             ):
-                rounded = _rows(getattr(self, name), self.hidden_size, depth)
+                rounded = untiled(getattr(self, name), self.hidden_size, depth)
                 state[name] = rounded * getattr(self, scale).unsqueeze(1)
             state.update((name, getattr(self, name).clone()) for name in biases if self.bias)
         if self.learn_initial_state:
@@ -262,10 +263,10 @@ class QuantizedRecurrent(nn.Module):
             if self.learn_initial_state:
                 return [getattr(self, name).unsqueeze(1).expand(-1, batch, -1) for name in names]
             return [data.new_zeros(count, batch, self.hidden_size)] * len(names)
-        states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        states = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
         expected = (count, self.hidden_size) if unbatched else (count, batch, self.hidden_size)
         if len(states) != len(names):
-            raise ValueError(f"hx must be {' and '.join(names)}, got {len(states)} tensors")
+            raise ValueError(f"hx must be {' and '.join(names)}, got {len(states)} of them")
         for name, state in zip(names, states, strict=True):
             if not isinstance(state, Tensor) or state.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {describe(state)}")
@@ -374,15 +375,14 @@ def _quantized(name: str, module: nn.RNNBase) -> QuantizedRecurrent:
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Rows as whole numbers in [-127, 127], int8, and the scale of each row, float32."""
-    largest = weight.abs().amax(1) if weight.size(1) else weight.new_zeros(weight.size(0))
-    scale = largest / 127
+    scale = weight.abs().amax(1) / 127
     # In float64, since the scale of a tiny row may be subnormal; 0 where the row is.
     quotient = weight.double() / torch.where(scale > 0, scale, 1).double().unsqueeze(1)
     return quotient.round().clamp(-127, 127).to(torch.int8), scale
 
 
 def _tiles(rows: Tensor, gates: int) -> Tensor:
-    """`(gates * hidden_size, depth)` in the kernels' tiles."""
+    """`(gates * hidden_size, depth)` in the kernels' tiles; the reverse is `untiled`."""
     by_gate = rows.unflatten(0, (gates, -1))
     _, units, depth = by_gate.shape
     by_gate = pad(by_gate, (0, -depth % _DEPTH, 0, -units % _UNITS))
@@ -390,12 +390,6 @@ def _tiles(rows: Tensor, gates: int) -> Tensor:
         gates, -(-units // _UNITS), _UNITS, -(-depth // _DEPTH) * _DEPTH // 2, 2
     )
     return tiles.permute(1, 3, 0, 2, 4).contiguous()
-
-
-def _rows(tiles: Tensor, hidden_size: int, depth: int) -> Tensor:
-    """The reverse of `_tiles`."""
-    by_gate = tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
-    return by_gate[:, :hidden_size, :depth].flatten(0, 1)
 
 
 @register_fake("rnnfast::quantized")

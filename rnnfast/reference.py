@@ -23,9 +23,9 @@ step in that direction, and the initial one where it has none.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
-__all__ = ["gru", "linear_cross_entropy", "lstm", "rnn"]
+__all__ = ["gru", "linear_cross_entropy", "lstm", "quantized", "rnn"]
 
 
 def _time_steps(
@@ -263,3 +263,90 @@ def linear_cross_entropy(
     onehot = torch.zeros_like(log_probabilities).scatter(-1, chosen, 1.0)
     d = ((log_probabilities.exp() - onehot) * scale).where(counted.unsqueeze(-1), 0.0)
     return loss, d @ weight, d.T @ input, d.sum(0)
+
+
+def quantized(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    scale_ih: Tensor,
+    scale_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    *,
+    mode: str,
+    batch_sizes: Tensor | None = None,
+    reset_after: bool = True,
+    batch_first: bool = False,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Every cell with int8 weights and rounded activations; no gradient.
+
+    The equations are those of :func:`lstm`, :func:`gru` and :func:`rnn`, by `mode` (``"LSTM"``,
+    ``"GRU"``, ``"RNN_TANH"``, ``"RNN_RELU"``), with products of whole numbers in place of
+    :math:`W a`:
+
+    .. math::
+        s &= \max_k |a_k| / \text{limit} && \text{0 in place of } a \text{ where that is below }
+            2^{-100} \\
+        q_k &= \operatorname{round}(a_k / s) && \text{ties to even} \\
+        (W a)_r &= \text{scale}_r \, s \sum_k w_{rk} q_k && \text{limit} = \min(32767,
+            \lfloor (2^{31} - 1) / (127 \cdot \text{depth}) \rfloor)
+
+    Shape:
+        - weight_ih, weight_hh: int8, in tiles (:func:`untiled`)
+        - scale_ih, scale_hh, bias_ih, bias_hh: `(gates * hidden_size)`
+
+    Returns:
+        output, h_n and c_n, which is empty but with mode ``"LSTM"``.
+    """
+    hidden_size = h_0.size(-1)
+    weight_ih = untiled(weight_ih, hidden_size, input.size(-1))
+    weight_hh = untiled(weight_hh, hidden_size, hidden_size)
+    h, c = h_0, c_0
+    outputs = []
+    for x, rows in _time_steps(input, batch_sizes, batch_first, reverse):
+        h_before = h[rows]
+        pre_x = _quantized_product(x, weight_ih, scale_ih, bias_ih)
+        pre_h = _quantized_product(h_before, weight_hh, scale_hh, bias_hh)
+        if mode == "LSTM":
+            i, f, g, o = (pre_x + pre_h).chunk(4, dim=-1)
+            c_t = f.sigmoid() * c[rows] + i.sigmoid() * g.tanh()
+            h_t = o.sigmoid() * c_t.tanh()
+            c = _merge(c_t, c)
+        elif mode == "GRU":
+            pre_x, pre_h = pre_x.chunk(3, dim=-1), pre_h.chunk(3, dim=-1)
+            r, z = (pre_x[0] + pre_h[0]).sigmoid(), (pre_x[1] + pre_h[1]).sigmoid()
+            if reset_after:
+                n = (pre_x[2] + r * pre_h[2]).tanh()
+            else:
+                reset = _quantized_product(r * h_before, weight_hh, scale_hh, bias_hh)
+                n = (pre_x[2] + reset.chunk(3, dim=-1)[2]).tanh()
+            h_t = n + z * (h_before - n)
+        else:
+            h_t = (pre_x + pre_h).tanh() if mode == "RNN_TANH" else (pre_x + pre_h).relu()
+        outputs.append(h_t)
+        h = _merge(h_t, h)
+    output = _sequence(outputs, input, hidden_size, batch_sizes, batch_first, reverse)
+    return output, h, input.new_empty(0) if c is None else c
+
+
+def _quantized_product(rows: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    largest = pad(rows.abs(), (0, 1)).amax(-1, keepdim=True)  # without features, 0
+    # As a tensor, for torch divides a number by a tensor in two roundings.
+    limit = torch.full_like(largest, min(32767, (2**31 - 1) // (127 * max(weight.size(1), 1))))
+    zero = largest < 2.0**-100
+    inverse = (limit / largest).masked_fill(zero, 0)
+    # In float64 these sums of whole numbers are exact.
+    sums = linear((rows * inverse).round().double(), weight.double()).to(rows.dtype)
+    product = sums * (scale * (largest / limit).masked_fill(zero, 0))
+    return product if bias is None else product + bias
+
+
+def untiled(tiles: Tensor, hidden_size: int, depth: int) -> Tensor:
+    """A weight `(gates * hidden_size, depth)` from its tiles `(units / 16, depth / 2, gates, 16,
+    2)`, units and depth rounded up to multiples of 16."""
+    by_gate = tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
+    return by_gate[:, :hidden_size, :depth].flatten(0, 1)

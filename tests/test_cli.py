@@ -300,7 +300,7 @@ def test_bench(tmp_path, capsys):
 
 def test_bench_names_what_is_slower():
     numbers = {"outcome": "measured", "gemm_share": 0.9, "gflops": 70.0}
-    case = ("rl", "LSTM", "training", 1, "auto", "rnnfast", "torch", "2.13")
+    case = ("rl", "LSTM", "training", 1, "auto", "torch", "2.13")
     row = functools.partial(dataclasses.replace, layer_result(*case, numbers))
     text = quick.verdict([row(ratio=4.0), row(cell="GRU", ratio=0.25, gemm_share=0.5)])
     assert "in 1 of 2 cases; torch.nn takes 1.00 times as long" in text

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -48,8 +49,9 @@ Mode mode_of(const std::string& name) {
 }
 
 void check(const char* name, const Tensor& tensor, ScalarType dtype, const Shape& shape) {
-  if (shape_text(tensor.sizes()) != shape_text(shape))
-    fail(name, " must have shape ", shape_text(shape), ", but got ", shape_text(tensor.sizes()));
+  const auto sizes = tensor.sizes();
+  if (!std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end()))
+    fail(name, " must have shape ", shape_text(shape), ", but got ", shape_text(sizes));
   if (tensor.scalar_type() != dtype)
     fail(name, " must have dtype ", torch::headeronly::toString(dtype), ", but got ",
          torch::headeronly::toString(tensor.scalar_type()));

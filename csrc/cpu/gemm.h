@@ -590,7 +590,9 @@ struct GradientPart {
 };
 
 // How weight_gradient cuts its work: rows packed at once, and the columns of a that a thread packs.
-constexpr int64_t kRowBlock = 256, kColumnBlock = 48;
+template <class P>
+constexpr int64_t kRowBlock = 256 * kGroup<P>;
+constexpr int64_t kColumnBlock = 48;
 
 // packed_a [groups of depth][kColumnBlock] = columns [column, column + columns) of rows row,
 // row - 1, ... of a.
@@ -676,7 +678,7 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
   int64_t most = 0, columns_of_b = 0;
   for (int i = 0; i < part_count; ++i) {
     columns_of_b += parts[i].columns;
-    most += Panels<T>(parts[i].columns, 1).packed_size(groups<P>(kRowBlock));
+    most += Panels<T>(parts[i].columns, 1).packed_size(groups<P>(kRowBlock<P>));
     if (rows == 0) set_or_zero<T>(nullptr, parts[i].out, columns * parts[i].columns);
   }
   if (rows == 0 && bias_out) set_or_zero<T>(nullptr, bias_out, columns);
@@ -685,8 +687,8 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
       ceil_div(ceil_div(columns, kColumnBlock), runtime.num_threads) * runtime.num_threads;
   const int64_t block = ceil_div(columns, blocks);
 
-  for (int64_t row = 0; row < rows; row += kRowBlock) {
-    const int64_t depth = min_of(kRowBlock, rows - row), last = rows - 1 - row;
+  for (int64_t row = 0; row < rows; row += kRowBlock<P>) {
+    const int64_t depth = min_of(kRowBlock<P>, rows - row), last = rows - 1 - row;
     T* to = packed;
     for (int i = 0; i < part_count; ++i) {
       const Panels<T> panels(parts[i].columns, 1);
@@ -694,7 +696,7 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
       to += panels.packed_size(groups<P>(depth));
     }
     const auto body = [&](int64_t begin, int64_t end) {
-      alignas(64) T packed_a[groups<P>(kRowBlock) * kColumnBlock];
+      alignas(64) T packed_a[groups<P>(kRowBlock<P>) * kColumnBlock];
       for (int64_t m = begin * block; m < min_of(columns, end * block); m += block) {
         const int64_t count = min_of(block, columns - m);
         pack_transposed(a, last, depth, m, count, packed_a);

@@ -78,8 +78,8 @@ class LayerResult(measure.Environment):
     """A row of the CSV: one case, measured with one backend against one peer.
 
     `ratio` is the peer's time over ours, the median over the rounds. A share is a part of the GEMM
-    rate measured just before and after, at the same threads and dtype. `auto` is who serves the
-    case under the default backend. `outcome` is ``"measured"``, or says why the numbers are None.
+    rate measured just before and after, at the same threads and dtype. `outcome` is
+    ``"measured"``, or says why the numbers are None.
     """
 
     threads: int
@@ -93,7 +93,6 @@ class LayerResult(measure.Environment):
     cell: str
     mode: str
     backend: str
-    auto: str
     peer: str
     peer_version: str
     outcome: str
@@ -117,11 +116,10 @@ class LayerResult(measure.Environment):
         case = f"{self.shape:<11}{self.cell:<5}{self.mode:<10}{self.threads:>3}  {self.backend:<8}"
         if self.ratio is None:
             return f"{case} {self.peer}: {self.outcome}"
-        handed_over = "" if self.auto == "rnnfast" else f"  auto: {self.auto}"
         return (
             f"{case}{self.ratio:>7.2f} ({self.ratio_q25:.2f} to {self.ratio_q75:.2f},"
             f" {self.rounds} rounds)  {self.gflops:.4g} GFLOP/s = {self.gemm_share:.0%} of GEMM,"
-            f" {self.peer} {self.peer_gflops:.4g} = {self.peer_gemm_share:.0%}{handed_over}"
+            f" {self.peer} {self.peer_gflops:.4g} = {self.peer_gemm_share:.0%}"
         )
 
 
@@ -218,8 +216,8 @@ def measure_case(
     mode: str,
     threads: int,
     seconds: float,
-    *,
     min_rounds: int = 5,
+    *,
     backend: str = "rnnfast",
     peers: dict[str, Peer] = TORCH,
 ) -> list[LayerResult]:
@@ -229,11 +227,11 @@ def measure_case(
         AssertionError: if a peer's results are not ours.
     """
     peers = {who: peer for who, peer in peers.items() if mode in peer.modes}
+    if not peers:
+        return []
     settle = SETTLE_SECONDS if threads > 1 and any(p.own_threads for p in peers.values()) else 0
     with torch.inference_mode(mode == "inference"), measure.num_threads(threads):
         calls = steps(cell, SHAPES[name], mode, peers)
-        with measure.backend("auto"):
-            auto = measure.served_by(calls["rnnfast"])
         with measure.backend(backend):
             for who in peers:
                 results = (map(torch.as_tensor, calls[step]()) for step in ("rnnfast", who))
@@ -242,7 +240,7 @@ def measure_case(
             times = measure.interleave(calls, seconds, min_rounds, settle)
             gemm += measure.gemm_times(torch.float32, min(seconds, 0.1))
     work = operations(cell, SHAPES[name], mode)
-    case = (name, cell, mode, threads, backend, auto)
+    case = (name, cell, mode, threads, backend)
     return [
         layer_result(*case, who, peer.version, _numbers(work, times["rnnfast"], times[who], gemm))
         for who, peer in peers.items()
@@ -280,7 +278,6 @@ def layer_result(
     mode: str,
     threads: int,
     backend: str,
-    auto: str,
     peer: str,
     peer_version: str,
     numbers: dict[str, int | float | str],
@@ -295,7 +292,6 @@ def layer_result(
         cell=cell,
         mode=mode,
         backend=backend,
-        auto=auto,
         peer=peer,
         peer_version=peer_version,
         **numbers,

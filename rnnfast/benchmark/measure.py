@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import rnnfast
 
@@ -129,28 +128,6 @@ def gflops(operations: float, times: Sequence[float]) -> float:
 def gemm_gflops(times: Sequence[float]) -> float:
     """The yardstick's rate; a multiplication and an addition are two operations."""
     return gflops(2 * GEMM_SIZE**3, times)
-
-
-class _Operators(TorchDispatchMode):
-    """Notes the namespaces of the operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.namespaces: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.namespaces.add(func.namespace)
-        return func(*args, **(kwargs or {}))
-
-
-def served_by(call: Call) -> str:
-    """Who serves a call: ``"rnnfast"`` if it reaches a kernel of ours, else ``"torch"``.
-
-    Observed, not asked for: the call is made.
-    """
-    with _Operators() as operators:
-        call()
-    return "rnnfast" if "rnnfast" in operators.namespaces else "torch"
 
 
 @contextmanager

@@ -14,7 +14,15 @@ from .config import PRESETS, Config, DataConfig, ModelConfig, TrainingConfig
 from .evaluation import evaluate, evaluate_text, perplexity
 from .model import LanguageModel, State, sequence_loss
 from .sampling import generate, sample
-from .training import EpochResult, TrainingError, TrainingResult, fit, train_epoch, train_step
+from .training import (
+    EpochResult,
+    TrainingError,
+    TrainingResult,
+    fit,
+    new_optimizer,
+    train_epoch,
+    train_step,
+)
 
 __all__ = [
     "PRESETS",
@@ -35,6 +43,7 @@ __all__ = [
     "evaluate_text",
     "fit",
     "generate",
+    "new_optimizer",
     "perplexity",
     "sample",
     "sequence_loss",

@@ -10,7 +10,7 @@ import torch
 from ..text import ContinuousBatches, Corpus, InputError
 from .config import BACKENDS, Config
 from .model import LanguageModel, State
-from .training import train_step
+from .training import new_optimizer, train_step
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _Trainer:
         self.model = LanguageModel(len(corpus.vocabulary), model_config, seed=training.seed)
         self.model.train()
         self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.SGD(self.parameters, lr=training.learning_rate)
+        self.optimizer = new_optimizer(self.model, training)
         self.max_grad_norm = training.max_grad_norm
         self.windows = itertools.cycle(batches)
         self.state: State | None = None

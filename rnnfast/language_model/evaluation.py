@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..text import ContinuousBatches
-from .model import LanguageModel, sequence_loss
+from .model import LanguageModel
 
 
 def perplexity(mean_loss: float) -> float:
@@ -33,8 +33,8 @@ def evaluate(model: LanguageModel, batches: ContinuousBatches) -> float:
     loss = torch.zeros((), dtype=torch.float64)
     state = None
     for input, target in batches:
-        logits, state = model(input, state)
-        loss += sequence_loss(logits, target)
+        window_loss, state = model.loss(input, target, state)
+        loss += window_loss
     model.train(was_training)
     return perplexity(loss.item() * batches.batch_size / batches.num_tokens)
 

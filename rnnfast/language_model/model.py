@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..loss import linear_cross_entropy
 from .config import ModelConfig
 
 
@@ -81,8 +82,37 @@ class LanguageModel(nn.Module):
                 parameter.uniform_(-scale, scale, generator=generator)
 
     def forward(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        hidden, state = self._hidden(input, state)
+        return self.output(hidden), state
+
+    def loss(
+        self, input: Tensor, target: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """:func:`sequence_loss` of the logits and the target, and the state.
+
+        Backend ``rnnfast`` computes it without the logits, by
+        :func:`rnnfast.loss.linear_cross_entropy`.
+
+        Args:
+            input, state: as in forward.
+            target: the ids that follow, ``(seq_len, batch)``, int64, in ``[0, V)``.
+        """
+        hidden, state = self._hidden(input, state)
+        if self.config.backend == "torch":
+            return sequence_loss(self.output(hidden), target), state
+        total = linear_cross_entropy(
+            hidden,
+            self.output.weight,
+            target,
+            linear_bias=self.output.bias,
+            reduction="sum",
+        )
+        return total / target.size(1), state
+
+    def _hidden(self, input: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """What the output layer reads, and the state."""
         hidden, (h, c) = self.lstm(self.dropout(self.embedding(input)), state)
-        return self.output(self.dropout(hidden)), State(h, c)
+        return self.dropout(hidden), State(h, c)
 
 
 def _lstm_class(backend: str) -> type[nn.Module]:

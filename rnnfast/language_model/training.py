@@ -8,10 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..optim import ClippedSGD
 from ..text import ContinuousBatches, Corpus
 from .config import TrainingConfig
 from .evaluation import evaluate, evaluate_text, perplexity
-from .model import LanguageModel, State, sequence_loss
+from .model import LanguageModel, State
 from .progress import EpochProgress
 
 
@@ -68,6 +69,18 @@ class Recorder(Protocol):
         ...
 
 
+def new_optimizer(model: LanguageModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Gradient descent at the first learning rate, for :func:`train_step`.
+
+    Backend ``rnnfast`` takes :class:`~rnnfast.optim.ClippedSGD` and makes the embedding's gradient
+    sparse, which leaves the tokens alone that a window does not have; ``torch`` takes torch's SGD.
+    """
+    if model.config.backend == "torch":
+        return torch.optim.SGD(model.parameters(), lr=config.learning_rate)
+    model.embedding.sparse = True
+    return ClippedSGD(model.parameters(), config.learning_rate, config.max_grad_norm)
+
+
 def train_step(
     model: LanguageModel,
     parameters: list[nn.Parameter],
@@ -82,20 +95,21 @@ def train_step(
     Args:
         model: the model, in training mode.
         parameters: its parameters, as a list that is made once and not at each step.
-        optimizer: an optimizer of those parameters.
+        optimizer: an optimizer of those parameters, see :func:`new_optimizer`.
         input, target: ids ``(num_steps, batch_size)``, int64.
         state: the state before the window; zeros if None.
-        max_grad_norm: the gradient of all weights together is scaled down to this norm.
+        max_grad_norm: the gradient of all weights together is scaled down to this norm, unless the
+            optimizer is a :class:`~rnnfast.optim.ClippedSGD`, which does so itself.
 
     Returns:
         The loss before the update (see :func:`sequence_loss`), a scalar, and the state after the
         window; no gradient flows through either.
     """
-    logits, state = model(input, state)
-    loss = sequence_loss(logits, target)
+    loss, state = model.loss(input, target, state)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if not isinstance(optimizer, ClippedSGD):
+        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     optimizer.step()
     return loss.detach(), state.detach()
 
@@ -165,7 +179,7 @@ def fit(
         recorder.begin()
 
     torch.manual_seed(config.seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
+    optimizer = new_optimizer(model, config)
     results: list[EpochResult] = []
     best_perplexity = math.inf
     best_weights: dict[str, Tensor] = {}

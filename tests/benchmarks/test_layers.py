@@ -51,13 +51,6 @@ def test_onnxruntime_computes_the_same(cell):
         check_agreement(cell, calls["rnnfast"](), theirs, "onnxruntime")
 
 
-def test_where_auto_hands_over_both_backends_are_measured(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rnnfast.backend.torch_is_faster", lambda *args: True)
-    among = {"torch": peers.available()["torch"]}
-    results = layers.measure_backends("odd", "RNN", "inference", 1, 0, 2, among)
-    assert [(row.backend, row.auto) for row in results] == [("rnnfast", "torch"), ("auto", "torch")]
-
-
 def test_smoke(tmp_path, capsys):
     path = tmp_path / "layers.csv"
     before = torch.get_num_threads()

@@ -21,7 +21,7 @@ def result(shape: str = "rl", cell: str = "LSTM", mode: str = "training", **chan
     }
     values |= SHAPES[shape]._asdict()
     values |= {"threads": 2, "shape": shape, "cell": cell, "mode": mode, "peer": "torch"}
-    return LayerResult(**values | {"backend": "rnnfast", "auto": "rnnfast"} | changes)
+    return LayerResult(**values | {"backend": "rnnfast"} | changes)
 
 
 def results(shape: str = "rl", **changes) -> list[LayerResult]:
@@ -45,18 +45,17 @@ def files(tmp_path, monkeypatch):
 def test_table_has_each_shape_and_the_geometric_mean(files, tmp_path):
     rows = results(ratio=2.0)
     slow = results("odd", ratio=8.0)
-    slow[0] = result("odd", ratio=0.5, auto="torch")
-    other = [result(threads=1, ratio=99.0), result("odd", backend="auto", auto="torch", ratio=99.0)]
+    slow[0] = result("odd", ratio=0.5)
+    other = [result(threads=1, ratio=99.0), result("odd", backend="auto", ratio=99.0)]
     report.main(files(rows + slow + other))
     text = (tmp_path / "page.md").read_text()
     assert text.startswith("# Title\n\n") and text.endswith("\n\nThe end.\n")
     assert "old" not in text and "99" not in text
     lines = text.splitlines()
     assert "| rl | 8·128·64·64·1 | 2.00 | 2.00 | 2.00 | 2.00 | 2.00 | 2.00 |" in lines
-    assert "| odd | 7·13·37·61·1 | 0.50 † | 8.00 | 8.00 | 8.00 | 8.00 | 8.00 |" in lines
+    assert "| odd | 7·13·37·61·1 | 0.50 | 8.00 | 8.00 | 8.00 | 8.00 | 8.00 |" in lines
     mean = "**4.00** | " * 4 + "**4.00** |"
     assert f"| **geometric mean** |  | **1.00** | {mean}" in lines
-    assert "† The default backend, `auto`, hands this call to torch." in lines
 
 
 def test_table_is_of_the_best_peer(files, tmp_path):

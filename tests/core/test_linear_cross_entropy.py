@@ -146,10 +146,21 @@ def test_only_some_leaves_require_a_gradient():
 
 
 def test_backward_runs_twice():
+    """Though the first takes the gradients that forward left."""
     input, weight, bias, target = problem(6, 5, 7)
-    loss = linear_cross_entropy(input, weight.requires_grad_(), target, linear_bias=bias)
+    loss = 0.5 * linear_cross_entropy(input, weight.requires_grad_(), target, linear_bias=bias)
     first, second = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
+    assert torch.equal(first, 0.5 * op(*problem(6, 5, 7))[2])
+
+
+def test_backward_of_the_operator_leaves_its_results_alone():
+    input, weight, bias, target = problem(6, 5, 7)
+    loss, _, grad_weight, _ = op(input, weight.requires_grad_(), bias, target)
+    before = grad_weight.clone()
+    (loss * 0.5).backward()
+    assert torch.equal(grad_weight, before)
+    assert torch.equal(weight.grad, 0.5 * before)
 
 
 class TestRegistration:

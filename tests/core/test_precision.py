@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnfast
-from rnnfast import _C, ops, reference
+from rnnfast import _C, backend, ops, reference
 
 TABLE = "avx512bf16"
 needs_products = pytest.mark.skipif(
@@ -30,8 +30,9 @@ LAYERS = {
     "RNN relu packed": ("RNN", {"nonlinearity": "relu"}),
 }
 every_layer = pytest.mark.parametrize("layer", LAYERS)
-# input_size, hidden_size, batch, seq_len: around vectors, odd depths, rows and units shared.
-SHAPES = [(1, 7, 2, 3), (15, 17, 5, 6), (32, 16, 1, 9), (33, 63, 40, 4), (129, 65, 20, 3)]
+# input_size, hidden_size, batch, seq_len: around vectors, odd depths, rows and units shared, more
+# rows than a block of the weight gradients takes.
+SHAPES = [(1, 7, 2, 3), (15, 17, 5, 6), (32, 16, 1, 9), (33, 63, 40, 15), (129, 65, 20, 3)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 STATES = {"lstm": 2, "gru": 1, "rnn": 1}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -273,6 +274,33 @@ class TestBits:
         assert torch.equal(output[1:, 2].isnan(), in_float32[1:, 2].isnan())
         output[1:, 2] = expected[1:, 2]
         assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_the_short_way_casts_half_types_as_the_long_one(name, dtype, monkeypatch):
+    """Where nothing is recorded it casts weights elsewhere: same bits, recorded or not."""
+    torch.manual_seed(0)
+    options = {} if name.endswith("Cell") else {"num_layers": 2, "bidirectional": True}
+    module = getattr(rnnfast, name)(9, 17, dtype=dtype, **options)
+    x = torch.randn(*(4, 3, 9)[len(options) == 0 :], dtype=dtype)
+
+    def flat(results) -> list[Tensor]:
+        return [results] if isinstance(results, Tensor) else [t for r in results for t in flat(r)]
+
+    def run() -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        results = flat(module(leaf))
+        total = sum(result.float().square().sum() for result in results)
+        with torch.no_grad():
+            inferred = flat(module(x))
+        return [*results, *inferred, *torch.autograd.grad(total, [leaf, *module.parameters()])]
+
+    short = run()
+    monkeypatch.setattr(backend, "may_be_eager", lambda: False)
+    long = run()
+    assert all(tensor.dtype == dtype for tensor in short)
+    assert all(map(torch.equal, short, long))
 
 
 def test_names_of_precisions():

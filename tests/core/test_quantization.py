@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import rnnfast
-from rnnfast import QuantizedRecurrent, quantize_dynamic
+from rnnfast import QuantizedRecurrent, quantize_dynamic, reference
 
 MODULES = {
     "LSTM": rnnfast.LSTM,
@@ -32,68 +32,45 @@ def limit_of(depth: int) -> int:
     return min(32767, (2**31 - 1) // (127 * depth))
 
 
-def whole_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of activations as whole numbers, and their scales, as csrc/quantized.h says."""
-    limit = torch.tensor(float(limit_of(rows.size(1))))  # a number / tensor would round twice
-    largest = rows.abs().amax(1, keepdim=True)
-    counts = largest >= 2.0**-100
-    inverse = torch.where(counts, limit / largest, 0)
-    return (rows * inverse).round(), torch.where(counts, largest / limit, 0).squeeze(1)
+def states_of(kind: str, *shape: int):
+    h, c = torch.randn(*shape), torch.randn(*shape)
+    return (h, c) if kind == "LSTM" else h
 
 
-class Twin:
-    """One layer of a quantised module in plain torch: sums of whole numbers in float64, where they
-    are exact, float32 up to the gates, float64 from there on."""
+def assert_same_bits(actual, expected) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(actual, expected)
+        return
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert_same_bits(one, other)
 
-    def __init__(self, module: QuantizedRecurrent) -> None:
-        self.module = module
-        self.state = module.state_dict()
-        self.rows = module.dequantize()
 
-    def product(self, which: str, rows: torch.Tensor) -> torch.Tensor:
-        scale = self.state[f"scale_{which}_l0"]
-        divisor = torch.where(scale > 0, scale, 1).double().unsqueeze(1)
-        weight = (self.rows[f"weight_{which}_l0"].double() / divisor).round()
-        whole, row_scale = whole_rows(rows)
-        sums = whole.double() @ weight.T
-        assert sums.abs().max() < 2**31
-        return sums.float() * (scale * row_scale.unsqueeze(1)) + self.state[f"bias_{which}_l0"]
-
-    def step(self, x, h, c=None):
-        mode = self.module.mode
-        from_x, from_h = self.product("ih", x), self.product("hh", h)
-        if mode == "RNN_RELU":
-            return (from_x + from_h).relu(), None
-        if mode == "RNN_TANH":
-            return (from_x + from_h).double().tanh().float(), None
-        if mode == "LSTM":
-            i, f, g, o = (from_x + from_h).double().chunk(4, 1)
-            c = f.sigmoid() * c.double() + i.sigmoid() * g.tanh()
-            return (o.sigmoid() * c.tanh()).float(), c.float()
-        gates_x, gates_h = from_x.double().chunk(3, 1), from_h.double().chunk(3, 1)
-        r, z = ((gates_x[i] + gates_h[i]).sigmoid() for i in range(2))
-        if self.module.reset_after:
-            n = (gates_x[2] + r * gates_h[2]).tanh()
-        else:
-            reset = self.product("hh", (r.float() * h)).double().chunk(3, 1)[2]
-            n = (gates_x[2] + reset).tanh()
-        return (n + z * (h.double() - n)).float(), None
+def operator_and_reference(module: QuantizedRecurrent, *inputs: torch.Tensor | None, **layout):
+    """What both make of input, h_0, c_0 and the weights of the first layer."""
+    arguments = *inputs, *(module._buffers[name] for name in module._layers[0])
+    options = {"mode": module.mode, "reset_after": module.reset_after, **layout}
+    return [
+        function(*arguments, **options)
+        for function in (torch.ops.rnnfast.quantized, reference.quantized)
+    ]
 
 
 @pytest.mark.parametrize("input_size, hidden_size", [*SIZES, (4000, 5)])
 @pytest.mark.parametrize("batch", [1, 3, 9])
 def test_sums_are_exact_on_every_isa(isa, input_size, hidden_size, batch):
-    """With ReLU all else is single float32 operations, so bits are those of the twin."""
+    """With ReLU all else is single float32 operations, so bits are those of the reference."""
     module = quantized("RNN_RELU", input_size, hidden_size)
     input, h = torch.randn(4, batch, input_size), torch.randn(batch, hidden_size)
     calls = rnnfast._C.kernel_calls()[isa]
-    output, h_n = module(input, h.unsqueeze(0))
+    assert_same_bits(*operator_and_reference(module, input, h, None))
     assert rnnfast._C.kernel_calls()[isa] == calls + 1
-    twin = Twin(module)
-    for x, actual in zip(input, output, strict=True):
-        h, _ = twin.step(x, h)
-        assert torch.equal(actual, h)
-    assert torch.equal(h_n[0], h)
+    assert_same_bits(*operator_and_reference(module, input, h, None, reverse=True))
+    sizes = torch.tensor([batch, batch, (batch + 1) // 2, batch // 3])
+    packed = torch.randn(int(sizes.sum()), input_size)
+    for reverse in (False, True):
+        layout = {"batch_sizes": sizes, "reverse": reverse}
+        assert_same_bits(*operator_and_reference(module, packed, h, None, **layout))
 
 
 def test_largest_sums_fit(isa):
@@ -104,27 +81,24 @@ def test_largest_sums_fit(isa):
             for parameter in float_module.parameters():
                 parameter.fill_(1)
         module = quantize_dynamic(float_module)
-        input = torch.ones(1, 4, depth)
-        output, _ = module(input)
-        expected, _ = Twin(module).step(input[0], torch.zeros(4, 3))
-        assert torch.equal(output[0], expected)
-        torch.testing.assert_close(output[0], torch.full((4, 3), depth + 2.0), rtol=1e-6, atol=0)
+        results = operator_and_reference(module, torch.ones(1, 4, depth), torch.zeros(4, 3), None)
+        assert_same_bits(*results)
+        expected = torch.full((1, 4, 3), depth + 2.0)
+        torch.testing.assert_close(results[0][0], expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("input_size, hidden_size", SIZES)
 @pytest.mark.parametrize("kind", MODULES)
-def test_one_step_is_the_twins(isa, kind, input_size, hidden_size):
+def test_one_step_is_the_references(isa, kind, input_size, hidden_size):
     module = quantized(kind, input_size, hidden_size)
-    input, h, c = (torch.randn(5, size) for size in (input_size, hidden_size, hidden_size))
-    expected = Twin(module).step(input, h, c)
-    hx = (h.unsqueeze(0), c.unsqueeze(0)) if kind == "LSTM" else h.unsqueeze(0)
-    output, final = module(input.unsqueeze(0), hx)
+    h, c = torch.randn(2, 5, hidden_size)
+    actual, expected = operator_and_reference(
+        module, torch.randn(1, 5, input_size), h, c if kind == "LSTM" else None
+    )
     # A few float32 roundings of gates below 8 in magnitude. (r * h is rounded to whole numbers
     # once more, where a last bit of r may decide between two neighbours, 1 / limit of h apart.)
     tolerance = 4e-6 + (3.0 / limit_of(hidden_size) if kind == "GRU before" else 0)
-    torch.testing.assert_close(output[0], expected[0], rtol=0, atol=tolerance)
-    if kind == "LSTM":
-        torch.testing.assert_close(final[1][0], expected[1], rtol=0, atol=tolerance)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("rounded_weights", [True, False])
@@ -181,20 +155,6 @@ def test_error_is_below_torch_ao(cell, sizes):
             for module in (quantize_dynamic(source), theirs)
         ]
     assert errors[0] < errors[1]
-
-
-def states_of(kind: str, *shape: int):
-    h, c = torch.randn(*shape), torch.randn(*shape)
-    return (h, c) if kind == "LSTM" else h
-
-
-def assert_same_bits(actual, expected) -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(actual, expected)
-        return
-    assert len(actual) == len(expected)
-    for one, other in zip(actual, expected, strict=True):
-        assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -309,13 +269,12 @@ def test_rows_of_zeros_and_extremes(isa):
         source.weight_ih_l0[5] *= 1e36
     module = quantize_dynamic(source)
     assert module.scale_ih_l0[3] == 0
-    twin = Twin(module)
     for scale in (0, 1e-40, 1e-30, 1.0, 1e30):
-        x = scale * torch.randn(4, 20)
-        output, _ = module(x.unsqueeze(0))
-        assert torch.equal(output[0], twin.step(x, torch.zeros(4, 18))[0])
+        x = scale * torch.randn(1, 4, 20)
+        actual, expected = operator_and_reference(module, x, torch.zeros(4, 18), None)
+        assert_same_bits(actual, expected)
         bias = source.bias_ih_l0[3] + source.bias_hh_l0[3]
-        assert torch.equal(output[0, :, 3], bias.detach().relu().expand(4))
+        assert torch.equal(actual[0][0, :, 3], bias.detach().relu().expand(4))
 
 
 def test_empty_calls():
@@ -326,6 +285,12 @@ def test_empty_calls():
     output, final = module(torch.randn(0, 2, 5), hx)
     assert output.shape == (0, 2, 6)
     assert_same_bits(final, hx)
+
+    module = quantized("RNN_RELU", 5, 6)
+    module.weight_ih_l0 = module.weight_ih_l0[:, :0]
+    results = operator_and_reference(module, torch.randn(3, 2, 0), torch.randn(2, 6), None)
+    assert_same_bits(*results)
+    assert results[0][0].any()
 
 
 def test_state_survives_a_file():
@@ -427,8 +392,9 @@ def test_what_cannot_be_quantised(module, error, message):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="mode must be one of 'LSTM', .* got 'LSTMCell'"):
         QuantizedRecurrent("LSTMCell", 3, 4)
-    with pytest.raises(ValueError, match="hidden_size must be at least 1, got 0"):
-        QuantizedRecurrent("GRU", 3, 0)
+    for sizes, name in [((0, 1), "input_size"), ((1, 0), "hidden_size"), ((1, 1, 0), "num_layers")]:
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            QuantizedRecurrent("GRU", *sizes)
     lstm, gru = quantized("LSTM", 3, 4), quantized("GRU", 3, 4)
     x = torch.randn(5, 2, 3)
     h = torch.zeros(1, 2, 4)
@@ -441,8 +407,9 @@ def test_wrong_arguments():
         (gru, (x, h[:, :1]), ValueError, r"h_0 must have shape \(1, 2, 4\), got .*\(1, 1, 4\)"),
         (gru, (x[:, 0], h), ValueError, r"h_0 must have shape \(1, 4\)"),
         (gru, (x, h.double()), TypeError, "h_0 must be float32 on the CPU"),
-        (lstm, (x, h), ValueError, "hx must be h_0 and c_0, got 1 tensors"),
+        (lstm, (x, h), ValueError, "hx must be h_0 and c_0, got 1 of them"),
         (lstm, (x, (h, h[..., :3])), ValueError, "c_0 must have shape"),
+        (gru, (x, 5), ValueError, "h_0 must have shape .* got a int"),
     ]:
         with pytest.raises(error, match=message):
             module(*args)

@@ -113,7 +113,10 @@ def test_backends_agree_on_outputs_and_gradients_from_the_same_seed(num_layers, 
         model = LanguageModel(30, config, seed=2).double()
         torch.manual_seed(5)
         logits[backend], states[backend] = model(input)
-        sequence_loss(logits[backend], target).backward()
+        torch.manual_seed(5)
+        loss, _ = model.loss(input, target)
+        torch.testing.assert_close(loss, sequence_loss(logits[backend], target))
+        loss.backward()
         gradients[backend] = {name: p.grad for name, p in model.named_parameters()}
     torch.testing.assert_close(logits["rnnfast"], logits["torch"])
     torch.testing.assert_close(states["rnnfast"], states["torch"])

@@ -8,10 +8,12 @@ import torch
 from rnnfast.language_model import (
     Config,
     LanguageModel,
+    TrainingConfig,
     TrainingError,
     evaluate,
     evaluate_text,
     fit,
+    new_optimizer,
     perplexity,
     sequence_loss,
     train_epoch,
@@ -38,8 +40,9 @@ class Recorder:
         self.calls.append((result, is_best))
 
 
-def test_a_step_is_gradient_descent_on_the_clipped_gradient():
-    config = Config.preset("test", hidden_size=5, backend="torch").model
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_is_gradient_descent_on_the_clipped_gradient(backend):
+    config = Config.preset("test", hidden_size=5, backend=backend).model
     input, target = torch.randint(9, (4, 3)), torch.randint(9, (4, 3))
     for max_grad_norm in (0.01, 100.0):
         model = LanguageModel(9, config)
@@ -52,7 +55,8 @@ def test_a_step_is_gradient_descent_on_the_clipped_gradient():
         factor = min(1.0, max_grad_norm / norm)
 
         parameters = list(model.parameters())
-        optimizer = torch.optim.SGD(parameters, lr=0.3)
+        training = TrainingConfig(learning_rate=0.3, max_grad_norm=max_grad_norm)
+        optimizer = new_optimizer(model, training)
         loss, state = train_step(model, parameters, optimizer, input, target, None, max_grad_norm)
         torch.testing.assert_close(loss, expected_loss.detach())
         for value in (loss, state.h, state.c):

@@ -6,7 +6,8 @@
 // plain contiguous CPU tensors, and nothing that watches or transforms operators. Any other call
 // gets None back, and takes the long way, which serves it or raises its error.
 //
-// Where no gradient is recorded the kernel is called at once; else the op, as on the long way.
+// Where no gradient is recorded the kernel is called at once; else the op, as on the long way. Half
+// types are cast here as there.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
@@ -16,6 +17,7 @@
 #include <torch/extension.h>
 
 #include <array>
+#include <deque>
 #include <optional>
 #include <vector>
 
@@ -129,6 +131,38 @@ std::optional<Weights> weights_of(PyObject* parameters, PyObject* const* keys, s
 
 const void* data(const at::Tensor* tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
+// The half types are computed in float.
+at::ScalarType computed(at::ScalarType dtype) { return dtype == at::kDouble ? dtype : at::kFloat; }
+
+// The data in the computed dtype; what has to be cast stands in scratch memory, which is reused.
+const void* computed_data(const Runtime* runtime, const at::Tensor* tensor) {
+  if (!tensor || computed(tensor->scalar_type()) == tensor->scalar_type()) return data(tensor);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  void* memory = runtime->allocate(runtime, static_cast<size_t>(tensor->numel()) * sizeof(float));
+  at::from_blob(memory, tensor->sizes(), at::kFloat).copy_(*tensor);
+  return memory;
+}
+
+// Tensors cast for a call.
+class Casts {
+ public:
+  explicit Casts(at::ScalarType dtype) : dtype_(computed(dtype)) {}
+
+  const at::Tensor* operator()(const at::Tensor* tensor) {
+    if (!tensor || tensor->scalar_type() == dtype_) return tensor;
+    held_.push_back(tensor->to(dtype_));
+    return &held_.back();
+  }
+  Weights operator()(const Weights& weights) {
+    return {(*this)(weights.ih), (*this)(weights.hh), (*this)(weights.bias_ih),
+            (*this)(weights.bias_hh)};
+  }
+
+ private:
+  at::ScalarType dtype_;
+  std::deque<at::Tensor> held_;
+};
+
 // One layer in one direction, or a step.
 struct Call {
   Kind kind;
@@ -150,10 +184,6 @@ struct Call {
     args.input_time = input.stride(batch_first ? 1 : 0);
     args.input_row = input.stride(batch_first ? 0 : 1);
     args.h_0 = h_0;
-    args.weight_ih = data(weights.ih);
-    args.weight_hh = data(weights.hh);
-    args.bias_ih = data(weights.bias_ih);
-    args.bias_hh = data(weights.bias_hh);
     args.output = output;
     args.output_time = batch_first ? hidden_size : batch * hidden_size;
     args.output_row = batch_first ? seq_len * hidden_size : hidden_size;
@@ -209,15 +239,20 @@ struct Call {
   }
 
   template <class Args>
-  static void run(void (*kernel)(const Runtime*, const Args*), const Args& args) {
+  void run(void (*kernel)(const Runtime*, const Args*), Args& args) const {
     struct Bound {
       void (*kernel)(const Runtime*, const Args*);
-      const Args* args;
-    } bound{kernel, &args};
+      Args* args;
+      const Weights* weights;
+    } bound{kernel, &args, &weights};
     py::gil_scoped_release released;
     kernel_access->with_runtime(
         [](const Runtime* runtime, void* context) {
           const Bound* call = static_cast<const Bound*>(context);
+          call->args->weight_ih = computed_data(runtime, call->weights->ih);
+          call->args->weight_hh = computed_data(runtime, call->weights->hh);
+          call->args->bias_ih = computed_data(runtime, call->weights->bias_ih);
+          call->args->bias_hh = computed_data(runtime, call->weights->bias_hh);
           call->kernel(runtime, call->args);
         },
         &bound);
@@ -242,11 +277,17 @@ bool states_of(PyObject* given, size_t count, at::ScalarType dtype, at::IntArray
   return true;
 }
 
-std::optional<at::ScalarType> computed_dtype(PyObject* input) {
+std::optional<at::ScalarType> served_dtype(PyObject* input) {
   if (!THPVariable_CheckExact(input)) return std::nullopt;
   const at::ScalarType dtype = THPVariable_Unpack(input).scalar_type();
-  if (dtype != at::kFloat && dtype != at::kDouble) return std::nullopt;
+  if (dtype != at::kFloat && dtype != at::kDouble && dtype != at::kHalf && dtype != at::kBFloat16)
+    return std::nullopt;
   return dtype;
+}
+
+// Whether products are of operands in bfloat16; `wanted` for float.
+bool bf16_products(at::ScalarType dtype, bool wanted) {
+  return dtype == at::kBFloat16 || (wanted && dtype == at::kFloat);
 }
 
 PyObject* tuple_of(const std::vector<at::Tensor>& tensors) {
@@ -266,7 +307,7 @@ py::object layers(const py::object& module, const py::object& input_object, cons
                   bool bf16) {
   const py::object long_way = py::none();
   const Names& n = names();
-  const std::optional<at::ScalarType> dtype = computed_dtype(input_object.ptr());
+  const std::optional<at::ScalarType> dtype = served_dtype(input_object.ptr());
   if (!dtype || watched()) return long_way;
   const at::Tensor* input = plain(input_object.ptr(), *dtype);
   if (!input || input->dim() != 3 || input->numel() == 0 || input->stride(2) != 1) return long_way;
@@ -278,7 +319,7 @@ py::object layers(const py::object& module, const py::object& input_object, cons
     return value && PyLong_CheckExact(value) ? PyLong_AsLongLong(value) : -1;
   };
   const std::optional<Kind> kind =
-      kind_of(attribute(n.mode), attributes.ptr(), bf16 && *dtype == at::kFloat);
+      kind_of(attribute(n.mode), attributes.ptr(), bf16_products(*dtype, bf16));
   PyObject* const parameters = attribute(n.parameters);
   PyObject* const all_weights = attribute(n.all_weights);
   PyObject* const memory = attribute(n.memory);
@@ -320,6 +361,11 @@ py::object layers(const py::object& module, const py::object& input_object, cons
   }
   recorded = recorded && at::GradMode::is_enabled();
 
+  Casts cast(*dtype);
+  input = cast(input);
+  for (const at::Tensor*& state : states) state = cast(state);
+  if (recorded)
+    for (Weights& of_layer : weights) of_layer = cast(of_layer);
   at::Tensor sequence = *input;
   std::vector<at::Tensor> final;
   const auto call_of = [&](int64_t i) {
@@ -371,6 +417,8 @@ py::object layers(const py::object& module, const py::object& input_object, cons
       sequence = joined(outputs);
     }
   }
+  sequence = sequence.to(*dtype);
+  for (at::Tensor& state : final) state = state.to(*dtype);
   PyObject* result = PyTuple_New(2);
   PyTuple_SET_ITEM(result, 0, THPVariable_Wrap(sequence));
   PyTuple_SET_ITEM(result, 1, tuple_of(final));
@@ -382,14 +430,14 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
                 const py::object& given, bool bf16) {
   const py::object long_way = py::none();
   const Names& n = names();
-  const std::optional<at::ScalarType> dtype = computed_dtype(input_object.ptr());
+  const std::optional<at::ScalarType> dtype = served_dtype(input_object.ptr());
   if (!dtype || watched()) return long_way;
   const at::Tensor* rows = plain(input_object.ptr(), *dtype);
   if (!rows || rows->dim() != 2 || rows->numel() == 0 || rows->stride(1) != 1) return long_way;
 
   const py::object attributes = module.attr("__dict__");
   const std::optional<Kind> kind =
-      kind_of(cell.ptr(), attributes.ptr(), bf16 && *dtype == at::kFloat);
+      kind_of(cell.ptr(), attributes.ptr(), bf16_products(*dtype, bf16));
   PyObject* const parameters = PyDict_GetItem(attributes.ptr(), n.parameters);
   PyObject* const size = PyDict_GetItem(attributes.ptr(), n.hidden_size);
   if (!kind || !parameters || !size || !PyLong_CheckExact(size)) return long_way;
@@ -398,18 +446,23 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
   std::vector<const at::Tensor*> states;
   if (!states_of(given.ptr(), num_states, *dtype, {batch, hidden}, states)) return long_way;
   PyObject* const bias = PyDict_GetItem(parameters, n.cell[2]);
-  const auto weights = weights_of(parameters, n.cell.data(), bias && bias != Py_None ? 4 : 2,
-                                  *dtype, kind->gates() * hidden, rows->size(1), hidden);
+  auto weights = weights_of(parameters, n.cell.data(), bias && bias != Py_None ? 4 : 2, *dtype,
+                            kind->gates() * hidden, rows->size(1), hidden);
   if (!weights) return long_way;
   bool recorded = records(*rows);
   for (const at::Tensor* state : states) recorded = recorded || records(*state);
   for (const at::Tensor* weight : {weights->ih, weights->hh, weights->bias_ih, weights->bias_hh})
     recorded = recorded || (weight && records(*weight));
+  recorded = recorded && at::GradMode::is_enabled();
 
+  Casts cast(*dtype);
+  rows = cast(rows);
+  for (const at::Tensor*& state : states) state = cast(state);
+  if (recorded) weights = cast(*weights);
   at::Tensor zeros;
   if (states.empty()) zeros = at::zeros({batch, hidden}, rows->options());
   std::vector<at::Tensor> final;
-  if (recorded && at::GradMode::is_enabled()) {
+  if (recorded) {
     const at::Tensor sequence = rows->unsqueeze(0);
     const Call call{*kind, false, false, 1, batch, rows->size(1), hidden, sequence, *weights};
     std::vector<at::Tensor> initial(num_states, zeros);
@@ -431,6 +484,7 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
     Call{*kind, false, false, 1, batch, rows->size(1), hidden, sequence, *weights}.infer(
         initial, output.mutable_data_ptr(), last);
   }
+  for (at::Tensor& state : final) state = state.to(*dtype);
   return py::reinterpret_steal<py::object>(tuple_of(final));
 }
 

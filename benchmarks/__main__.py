@@ -1,0 +1,54 @@
+"""Every benchmark, one after the other, each into its CSV in results/; at last the report."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import language_model_step
+import latency
+import layers
+import packed
+import quantized
+import report
+import scaling
+import variants
+
+# Compiling takes minutes where there are many time steps.
+COMPILED = ["--peers", "torch.compile", "--shapes", "step", "odd", "seed001", "--threads", "2"]
+RUNS = {
+    "layers": (layers, []),
+    "layers_compiled": (layers, COMPILED),
+    "packed": (packed, []),
+    "variants": (variants, []),
+    "quantized": (quantized, []),
+    "latency": (latency, []),
+    "language_model_step": (language_model_step, []),
+    "scaling": (scaling, []),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs those asked for."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RUNS)}")
+    parser.add_argument(
+        "--smoke", action="store_true", help="each on little, briefly; writes nothing"
+    )
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - RUNS.keys())
+    if unknown:
+        parser.error(f"expected names of {', '.join(RUNS)}; got {', '.join(unknown)}")
+    start = time.monotonic()
+    for name in options.names or RUNS:
+        script, extra = RUNS[name]
+        if options.smoke and extra:
+            continue  # the same script again
+        print(f"== {name}, at {time.monotonic() - start:.0f} s", flush=True)
+        output = ["--smoke"] if options.smoke else ["--output", str(report.RESULTS / f"{name}.csv")]
+        script.main([*extra, *output])
+    if not options.smoke:
+        report.main([])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,3 +1,0 @@
-"""What every benchmark shares."""
-
-from rnnfast.benchmark.measure import *  # noqa: F403

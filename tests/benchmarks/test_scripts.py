@@ -1,0 +1,89 @@
+"""The other scripts: a short run of each, and all of them as one command."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import scaling
+import variants
+
+from rnnfast.benchmark import measure
+
+FOLDER = Path(scaling.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def no_warm_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measure, "WARM_UP_SECONDS", 0)
+
+
+def run(script, path: Path, kind: type, *arguments: str) -> list:
+    script.main(["--smoke", "--output", str(path), *arguments])
+    return measure.read_csv(path, kind)
+
+
+def test_length_is_relative_to_1000_steps(tmp_path):
+    rows = run(scaling, tmp_path / "s.csv", scaling.ScalingResult, "--studies", "length")
+    assert {row.seq_len for row in rows} == {10, 1000}
+    for row in rows:
+        elements = row.batch * row.seq_len * row.hidden_size
+        assert row.nanoseconds == pytest.approx(1e6 * row.milliseconds / elements, rel=1e-3)
+        assert row.seq_len != 1000 or row.relative == 1
+
+
+@pytest.mark.skipif(measure.available_cpus() < 2, reason="one CPU")
+def test_threads_are_relative_to_one(tmp_path):
+    rows = run(scaling, tmp_path / "s.csv", scaling.ScalingResult, "--studies", "threads")
+    assert all(row.relative == 1 for row in rows if row.threads == 1)
+    assert {(row.contender, row.threads) for row in rows} == {
+        (who, threads) for who in ("rnnfast", "torch") for threads in (1, 2)
+    }
+
+
+def test_recomputing_takes_less_memory_than_keeping(tmp_path):
+    """Nothing but what backward needs is counted: neither the input nor what was loaded before."""
+    full, recompute = scaling.study_memory([3000], ["full", "recompute"])
+    sequence = 3000 * 8 * 64 * 4 / 2**20
+    # Output, its gradient and five tensors that are kept; of the other the first two.
+    assert full.peak_mib >= 6 * sequence
+    assert recompute.peak_mib <= 3.5 * sequence
+
+
+def test_variants(tmp_path):
+    arguments = ("--threads", "1", "--modes", "training")
+    rows = run(variants, tmp_path / "v.csv", variants.VariantResult, *arguments)
+    by_pair = {(row.variant, row.cell, row.contender, row.peer): row for row in rows}
+    assert len(by_pair) == len(rows) == 1 + 2 * 2 + 2 * 4
+    for row in rows:
+        # A half type's error is that of its last rounding at least; float32's is far below.
+        exact = row.contender == "rnnfast"
+        assert row.error < 1e-5 if exact else 1e-5 < row.error < 0.05
+        assert row.proj_size == (30 if row.variant == "proj_size" else 0)
+
+
+def test_all_are_run_by_one_command(monkeypatch, capsys):
+    """With --smoke each script once; else each into its own file, and then the report."""
+    scripts = ("layers", "packed", "variants", "quantized", "latency", "language_model_step")
+    names = (*scripts, "scaling", "report")
+    calls = []
+    for name in names:
+        module = __import__(name)
+        monkeypatch.setattr(
+            module, "main", lambda arguments, name=name: calls.append((name, arguments))
+        )
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--smoke"])
+    runpy.run_path(str(FOLDER), run_name="__main__")
+    assert calls == [(name, ["--smoke"]) for name in names[:-1]]
+    calls.clear()
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "packed", "layers_compiled"])
+    runpy.run_path(str(FOLDER), run_name="__main__")
+    (_, packed), (_, compiled), last = calls
+    assert packed == ["--output", str(FOLDER / "results" / "packed.csv")]
+    assert compiled[:2] == ["--peers", "torch.compile"]
+    assert compiled[-1] == str(FOLDER / "results" / "layers_compiled.csv")
+    assert last == ("report", [])
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(FOLDER), run_name="__main__")
+    assert "got speed" in capsys.readouterr().err
