@@ -14,7 +14,8 @@ import scaling
 import variants
 
 # Compiling takes minutes where there are many time steps.
-COMPILED = ["--peers", "torch.compile", "--shapes", "step", "odd", "seed001", "--threads", "2"]
+COMPILED = ["--peers", "torch.compile", "--shapes", "odd", "seed001", "--cells", "LSTM", "GRU"]
+COMPILED += ["--threads", "2"]
 RUNS = {
     "layers": (layers, []),
     "layers_compiled": (layers, COMPILED),

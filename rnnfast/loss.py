@@ -43,6 +43,8 @@ def linear_cross_entropy(
     The kernel serves float32 and float64 on the CPU with class indices, ``reduction`` ``"mean"`` or
     ``"sum"``, no `weight` and no `label_smoothing`; all else is left to ``torch.nn.functional``, as
     it is under autocast and with ``rnnfast.set_backend("torch")``.
+    It multiplies as :func:`rnnfast.set_precision` says; with ``"bf16"``, the gradient of the logits
+    is rounded to bfloat16 as well.
 
     Args:
         input: `(*, in_features)`, any number of leading dimensions.

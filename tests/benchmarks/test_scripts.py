@@ -45,9 +45,9 @@ def test_recomputing_takes_less_memory_than_keeping(tmp_path):
     """Nothing but what backward needs is counted: neither the input nor what was loaded before."""
     full, recompute = scaling.study_memory([3000], ["full", "recompute"])
     sequence = 3000 * 8 * 64 * 4 / 2**20
-    # Output, its gradient and five tensors that are kept; of the other the first two.
+    # Output, its gradient and five tensors that are kept; of the other the first two and a segment.
     assert full.peak_mib >= 6 * sequence
-    assert recompute.peak_mib <= 3.5 * sequence
+    assert 2 * recompute.peak_mib <= full.peak_mib
 
 
 def test_variants(tmp_path):
