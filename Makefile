@@ -54,7 +54,7 @@ wheel: build
 	$(BIN)/python -m build --no-isolation --wheel
 
 clean:
-	rm -rf build dist *.egg-info rnnfast/_C*.so .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info rnnfast/_C*.so rnnfast/_eager*.so .pytest_cache .ruff_cache
 	find rnnfast tests benchmarks -name __pycache__ -prune -exec rm -r {} +
 
 # torch is a long download: on a terminal pip shows its bar.

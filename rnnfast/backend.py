@@ -62,9 +62,9 @@ def set_precision(precision: str) -> None:
             - ``"bf16"``: where the CPU can multiply bfloat16 (AVX512-BF16), both operands of every
               matrix product (weights, input, hidden states, gradients) are rounded to bfloat16, to
               nearest even, and the products are added up in float32. Weights, states, gates, cells,
-              biases and activations stay float32, as do all tensors outside. Outputs differ
-              from those in float32 by 1e-3 to 3e-3 of their size, gradients likewise. A single
-              step, and a CPU without such products, compute in float32.
+              biases and activations stay float32, as do all tensors outside. Outputs
+              and gradients differ from those in float32 by some thousandths of their largest
+              element. A single step, and a CPU without such products, compute in float32.
 
     Backward uses the precision its forward ran with. Modules in bfloat16, or under autocast to
     bfloat16 on the CPU, take such products whatever is set here; those in float16 and

@@ -605,8 +605,9 @@ void pack_transposed(const Rows<const P>& a, int64_t row, int64_t depth, int64_t
   for (int64_t k = 0; k < groups<P>(depth); ++k) {
     T* to = packed_a + k * kColumnBlock;
     if constexpr (group == 1) {
-      memcpy(to, a[row - k] + column, sizeof(T) * static_cast<size_t>(columns));
-      memset(to + columns, 0, sizeof(T) * static_cast<size_t>(kColumnBlock - columns));
+      const T* from = a[row - k] + column;
+      for (int64_t m = 0; m < kColumnBlock; m += width)
+        store(to + m, load_first(from + m, max_of(0, min_of(width, columns - m))));
     } else {
       for (int64_t m = 0; m < kColumnBlock; m += width) {
         const int64_t valid = max_of(0, min_of(width, columns - m));

@@ -102,7 +102,7 @@ struct PreviousRows {
   PreviousRows(const Runtime& runtime, const Steps& all_steps, const Sequence<const T>& states,
                const T* initial, int64_t size)
       : steps(&all_steps) {
-    if (!states.starts) {
+    if (!states.starts || !states.base) {  // not ragged, or not kept and so not read
       all = {states.base, steps->batch, states.time, states.row, nullptr, initial, size};
       return;
     }

@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import (
 from torch.utils._pytree import tree_leaves
 
 import rnnfast
-from rnnfast import _C
 
 pytestmark = [
     pytest.mark.usefixtures("kernels"),

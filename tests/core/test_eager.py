@@ -169,6 +169,7 @@ def test_other_kinds_of_input_take_the_long_way(name):
         x[..., :2],
         torch.stack((x, x), -1)[..., 0],  # strided features
         x.to_sparse(),
+        torch._neg_view(x),
     ):
         assert short_way(module, other) is None
     for other in (
@@ -179,6 +180,7 @@ def test_other_kinds_of_input_take_the_long_way(name):
         tuple(state[..., :-1] for state in states),
         tuple(torch.stack((state, state), -1)[..., 0] for state in states),
         (None,) * len(states),
+        tuple(torch._neg_view(state.detach()) for state in states),
     ):
         cell = () if isinstance(module, nn.RNNBase) else (module._kind,)
         function = eager.step if cell else eager.layers

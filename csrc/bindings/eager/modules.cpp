@@ -17,7 +17,6 @@
 #include <torch/extension.h>
 
 #include <array>
-#include <deque>
 #include <optional>
 #include <vector>
 
@@ -100,8 +99,12 @@ bool watched() {
 const at::Tensor* plain(PyObject* object, at::ScalarType dtype) {
   if (!object || !THPVariable_CheckExact(object)) return nullptr;
   const at::Tensor& tensor = THPVariable_Unpack(object);
-  const bool fits =
-      tensor.is_cpu() && tensor.scalar_type() == dtype && tensor.layout() == at::kStrided;
+  // Whose elements are not what stands in their memory.
+  constexpr c10::DispatchKeySet wrapped(
+      {c10::DispatchKey::Negative, c10::DispatchKey::ZeroTensor, c10::DispatchKey::Functionalize,
+       c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper});
+  const bool fits = tensor.is_cpu() && tensor.scalar_type() == dtype &&
+                    tensor.layout() == at::kStrided && !tensor.key_set().has_any(wrapped);
   return fits ? &tensor : nullptr;
 }
 
@@ -109,59 +112,50 @@ bool has_shape(const at::Tensor& tensor, at::IntArrayRef shape) {
   return tensor.sizes() == shape && tensor.is_contiguous();
 }
 
-// A call's checked tensors, all of one dtype.
+// A layer's checked weights; biases may be undefined. Owned, for while a kernel runs without
+// Python's lock a module's parameter may be replaced.
 struct Weights {
-  const at::Tensor *ih, *hh, *bias_ih = nullptr, *bias_hh = nullptr;
+  at::Tensor ih, hh, bias_ih, bias_hh;
+
+  bool record() const {
+    for (const at::Tensor* weight : {&ih, &hh, &bias_ih, &bias_hh})
+      if (weight->requires_grad()) return true;
+    return false;
+  }
 };
 
 std::optional<Weights> weights_of(PyObject* parameters, PyObject* const* keys, size_t count,
                                   at::ScalarType dtype, int64_t rows, int64_t input_size,
                                   int64_t hidden_size) {
-  const at::Tensor* found[4] = {};
+  at::Tensor found[4];
   for (size_t i = 0; i < count; ++i) {
-    found[i] = plain(PyDict_GetItem(parameters, keys[i]), dtype);
-    if (!found[i]) return std::nullopt;
+    const at::Tensor* weight = plain(PyDict_GetItem(parameters, keys[i]), dtype);
+    if (!weight) return std::nullopt;
+    found[i] = *weight;
   }
-  if (!has_shape(*found[0], {rows, input_size}) || !has_shape(*found[1], {rows, hidden_size}))
+  if (!has_shape(found[0], {rows, input_size}) || !has_shape(found[1], {rows, hidden_size}))
     return std::nullopt;
   for (size_t i = 2; i < count; ++i)
-    if (!has_shape(*found[i], {rows})) return std::nullopt;
+    if (!has_shape(found[i], {rows})) return std::nullopt;
   return Weights{found[0], found[1], found[2], found[3]};
 }
-
-const void* data(const at::Tensor* tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
 // The half types are computed in float.
 at::ScalarType computed(at::ScalarType dtype) { return dtype == at::kDouble ? dtype : at::kFloat; }
 
 // The data in the computed dtype; what has to be cast stands in scratch memory, which is reused.
-const void* computed_data(const Runtime* runtime, const at::Tensor* tensor) {
-  if (!tensor || computed(tensor->scalar_type()) == tensor->scalar_type()) return data(tensor);
+const void* computed_data(const Runtime* runtime, const at::Tensor& tensor) {
+  if (!tensor.defined()) return nullptr;
+  if (computed(tensor.scalar_type()) == tensor.scalar_type()) return tensor.const_data_ptr();
   const at::AutoDispatchBelowADInplaceOrView below;
-  void* memory = runtime->allocate(runtime, static_cast<size_t>(tensor->numel()) * sizeof(float));
-  at::from_blob(memory, tensor->sizes(), at::kFloat).copy_(*tensor);
+  void* memory = runtime->allocate(runtime, static_cast<size_t>(tensor.numel()) * sizeof(float));
+  at::from_blob(memory, tensor.sizes(), at::kFloat).copy_(tensor);
   return memory;
 }
 
-// Tensors cast for a call.
-class Casts {
- public:
-  explicit Casts(at::ScalarType dtype) : dtype_(computed(dtype)) {}
-
-  const at::Tensor* operator()(const at::Tensor* tensor) {
-    if (!tensor || tensor->scalar_type() == dtype_) return tensor;
-    held_.push_back(tensor->to(dtype_));
-    return &held_.back();
-  }
-  Weights operator()(const Weights& weights) {
-    return {(*this)(weights.ih), (*this)(weights.hh), (*this)(weights.bias_ih),
-            (*this)(weights.bias_hh)};
-  }
-
- private:
-  at::ScalarType dtype_;
-  std::deque<at::Tensor> held_;
-};
+at::Tensor cast(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.to(computed(tensor.scalar_type())) : tensor;
+}
 
 // One layer in one direction, or a step.
 struct Call {
@@ -218,8 +212,8 @@ struct Call {
     Stack stack;
     stack.emplace_back(input);
     for (const at::Tensor& state : initial) stack.emplace_back(state);
-    for (const at::Tensor* weight : {weights.ih, weights.hh, weights.bias_ih, weights.bias_hh})
-      stack.push_back(weight ? IValue(*weight) : IValue());
+    for (const at::Tensor* weight : {&weights.ih, &weights.hh, &weights.bias_ih, &weights.bias_hh})
+      stack.push_back(weight->defined() ? IValue(cast(*weight)) : IValue());
     if (kind.cell == Kind::lstm) stack.emplace_back();  // weight_hr
     stack.emplace_back();                               // batch_sizes
     if (kind.cell == Kind::gru) stack.emplace_back(kind.option);
@@ -261,18 +255,16 @@ struct Call {
 
 bool is_true(PyObject* object) { return object == Py_True; }
 
-bool records(const at::Tensor& tensor) { return tensor.requires_grad(); }
-
 // The states that were given, of this shape; false where the long way has to look at them.
 bool states_of(PyObject* given, size_t count, at::ScalarType dtype, at::IntArrayRef shape,
-               std::vector<const at::Tensor*>& states) {
+               std::vector<at::Tensor>& states) {
   if (given == Py_None) return true;
   if (!PyTuple_CheckExact(given) || PyTuple_GET_SIZE(given) != static_cast<Py_ssize_t>(count))
     return false;
   for (size_t i = 0; i < count; ++i) {
     const at::Tensor* state = plain(PyTuple_GET_ITEM(given, static_cast<Py_ssize_t>(i)), dtype);
     if (!state || !has_shape(*state, shape)) return false;
-    states.push_back(state);
+    states.push_back(*state);
   }
   return true;
 }
@@ -339,13 +331,13 @@ py::object layers(const py::object& module, const py::object& input_object, cons
   const int64_t seq_len = input->size(batch_first ? 1 : 0);
   const int64_t batch = input->size(batch_first ? 0 : 1);
   const size_t num_states = kind->num_states();
-  std::vector<const at::Tensor*> states;
+  std::vector<at::Tensor> states;
   if (!states_of(given.ptr(), num_states, *dtype, {num_layers * directions, batch, hidden}, states))
     return long_way;
 
   std::vector<Weights> weights;
-  bool recorded = records(*input);
-  for (const at::Tensor* state : states) recorded = recorded || records(*state);
+  bool recorded = input->requires_grad();
+  for (const at::Tensor& state : states) recorded = recorded || state.requires_grad();
   for (int64_t i = 0; i < num_layers * directions; ++i) {
     PyObject* keys = PyList_GET_ITEM(all_weights, static_cast<Py_ssize_t>(i));
     if (!PyList_CheckExact(keys)) return long_way;
@@ -355,18 +347,14 @@ py::object layers(const py::object& module, const py::object& input_object, cons
     const auto found = weights_of(parameters, reinterpret_cast<PyListObject*>(keys)->ob_item, count,
                                   *dtype, kind->gates() * hidden, features, hidden);
     if (!found) return long_way;
-    for (const at::Tensor* weight : {found->ih, found->hh, found->bias_ih, found->bias_hh})
-      recorded = recorded || (weight && records(*weight));
+    recorded = recorded || found->record();
     weights.push_back(*found);
   }
   recorded = recorded && at::GradMode::is_enabled();
 
-  Casts cast(*dtype);
-  input = cast(input);
-  for (const at::Tensor*& state : states) state = cast(state);
-  if (recorded)
-    for (Weights& of_layer : weights) of_layer = cast(of_layer);
-  at::Tensor sequence = *input;
+  at::Tensor sequence = cast(*input);
+  const at::TensorOptions like = sequence.options();
+  for (at::Tensor& state : states) state = cast(state);
   std::vector<at::Tensor> final;
   const auto call_of = [&](int64_t i) {
     return Call{*kind,   batch_first, i % directions == 1,
@@ -379,12 +367,12 @@ py::object layers(const py::object& module, const py::object& input_object, cons
   if (recorded) {
     std::vector<std::vector<at::Tensor>> finals(num_states);
     at::Tensor zeros;
-    if (states.empty()) zeros = at::zeros({batch, hidden}, input->options());
+    if (states.empty()) zeros = at::zeros({batch, hidden}, like);
     for (int64_t layer = 0; layer < num_layers; ++layer) {
       std::vector<at::Tensor> outputs;
       for (int64_t i = layer * directions; i < (layer + 1) * directions; ++i) {
         std::vector<at::Tensor> initial(num_states, zeros);
-        for (size_t s = 0; s < states.size(); ++s) initial[s] = states[s]->select(0, i);
+        for (size_t s = 0; s < states.size(); ++s) initial[s] = states[s].select(0, i);
         std::vector<at::Tensor> results = call_of(i).record(initial);
         outputs.push_back(results[0]);
         for (size_t s = 0; s < num_states; ++s) finals[s].push_back(results[1 + s]);
@@ -397,19 +385,19 @@ py::object layers(const py::object& module, const py::object& input_object, cons
     at::RecordFunction watch(at::RecordScope::FUNCTION);
     if (watch.isActive()) watch.before("rnnfast::layers");
     at::Tensor zeros;
-    if (states.empty()) zeros = at::zeros({batch, hidden}, input->options());
+    if (states.empty()) zeros = at::zeros({batch, hidden}, like);
     for (size_t s = 0; s < num_states; ++s)
-      final.push_back(at::empty({num_layers * directions, batch, hidden}, input->options()));
-    const int64_t state_bytes = batch * hidden * static_cast<int64_t>(input->element_size());
+      final.push_back(at::empty({num_layers * directions, batch, hidden}, like));
+    const int64_t state_bytes = batch * hidden * static_cast<int64_t>(sequence.element_size());
     for (int64_t layer = 0; layer < num_layers; ++layer) {
       std::vector<at::Tensor> outputs;
       for (int64_t i = layer * directions; i < (layer + 1) * directions; ++i) {
-        outputs.push_back(at::empty({input->size(0), input->size(1), hidden}, input->options()));
+        outputs.push_back(at::empty({input->size(0), input->size(1), hidden}, like));
         const void* initial[2];
         void* last[2];
         for (size_t s = 0; s < num_states; ++s) {
           initial[s] = states.empty() ? zeros.const_data_ptr()
-                                      : at_row(states[s]->const_data_ptr(), i * state_bytes);
+                                      : at_row(states[s].const_data_ptr(), i * state_bytes);
           last[s] = at_row(final[s].mutable_data_ptr(), i * state_bytes);
         }
         call_of(i).infer(initial, outputs.back().mutable_data_ptr(), last);
@@ -443,46 +431,37 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
   if (!kind || !parameters || !size || !PyLong_CheckExact(size)) return long_way;
   const int64_t batch = rows->size(0), hidden = PyLong_AsLongLong(size);
   const size_t num_states = kind->num_states();
-  std::vector<const at::Tensor*> states;
+  std::vector<at::Tensor> states;
   if (!states_of(given.ptr(), num_states, *dtype, {batch, hidden}, states)) return long_way;
   PyObject* const bias = PyDict_GetItem(parameters, n.cell[2]);
-  auto weights = weights_of(parameters, n.cell.data(), bias && bias != Py_None ? 4 : 2, *dtype,
-                            kind->gates() * hidden, rows->size(1), hidden);
+  const auto weights = weights_of(parameters, n.cell.data(), bias && bias != Py_None ? 4 : 2,
+                                  *dtype, kind->gates() * hidden, rows->size(1), hidden);
   if (!weights) return long_way;
-  bool recorded = records(*rows);
-  for (const at::Tensor* state : states) recorded = recorded || records(*state);
-  for (const at::Tensor* weight : {weights->ih, weights->hh, weights->bias_ih, weights->bias_hh})
-    recorded = recorded || (weight && records(*weight));
+  bool recorded = rows->requires_grad() || weights->record();
+  for (const at::Tensor& state : states) recorded = recorded || state.requires_grad();
   recorded = recorded && at::GradMode::is_enabled();
 
-  Casts cast(*dtype);
-  rows = cast(rows);
-  for (const at::Tensor*& state : states) state = cast(state);
-  if (recorded) weights = cast(*weights);
-  at::Tensor zeros;
-  if (states.empty()) zeros = at::zeros({batch, hidden}, rows->options());
+  const at::Tensor sequence = cast(*rows).unsqueeze(0);
+  const at::TensorOptions like = sequence.options();
+  const Call call{*kind, false, false, 1, batch, rows->size(1), hidden, sequence, *weights};
+  if (states.empty()) states.assign(num_states, at::zeros({batch, hidden}, like));
+  for (at::Tensor& state : states) state = cast(state);
   std::vector<at::Tensor> final;
   if (recorded) {
-    const at::Tensor sequence = rows->unsqueeze(0);
-    const Call call{*kind, false, false, 1, batch, rows->size(1), hidden, sequence, *weights};
-    std::vector<at::Tensor> initial(num_states, zeros);
-    for (size_t s = 0; s < states.size(); ++s) initial[s] = *states[s];
-    std::vector<at::Tensor> results = call.record(initial);
+    const std::vector<at::Tensor> results = call.record(states);
     final.assign(results.begin() + 1, results.end());
   } else {
     at::RecordFunction watch(at::RecordScope::FUNCTION);
     if (watch.isActive()) watch.before("rnnfast::step");
-    at::Tensor output = at::empty({batch, hidden}, rows->options());
+    at::Tensor output = at::empty({batch, hidden}, like);
     const void* initial[2];
     void* last[2];
     for (size_t s = 0; s < num_states; ++s) {
-      final.push_back(at::empty({batch, hidden}, rows->options()));
-      initial[s] = data(states.empty() ? &zeros : states[s]);
+      final.push_back(at::empty({batch, hidden}, like));
+      initial[s] = states[s].const_data_ptr();
       last[s] = final[s].mutable_data_ptr();
     }
-    const at::Tensor sequence = rows->unsqueeze(0);
-    Call{*kind, false, false, 1, batch, rows->size(1), hidden, sequence, *weights}.infer(
-        initial, output.mutable_data_ptr(), last);
+    call.infer(initial, output.mutable_data_ptr(), last);
   }
   for (at::Tensor& state : final) state = state.to(*dtype);
   return py::reinterpret_steal<py::object>(tuple_of(final));
