@@ -82,6 +82,25 @@ void ask_for_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t 
 
 }  // namespace
 
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape) {
+  int64_t strides[3];
+  int64_t count = 1, d = static_cast<int64_t>(shape.size());
+  for (auto size = shape.end(); size != shape.begin();) {
+    strides[--d] = count;
+    count *= *--size;
+  }
+  const bool single = like.scalar_type() == ScalarType::Float;
+  // Not new_empty, which goes through the dispatcher: a short call makes half a dozen tensors.
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides,
+                               single ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64(),
+                               aoti_torch_device_type_cpu(), 0, &made));
+  Tensor tensor(made);
+  ask_for_huge_pages(tensor.mutable_data_ptr(), count * (single ? 4 : 8));
+  return tensor;
+}
+
 SequenceView::SequenceView(const Tensor& source, bool batch_first)
     : tensor(features_contiguous(source) ? source : torch::stable::contiguous(source)),
       time(tensor.dim() == 2 ? 0 : tensor.stride(batch_first ? 1 : 0)),
@@ -171,22 +190,7 @@ OptionalTensor Layer::state_gradient(const char* name, const OptionalTensor& ten
 }
 
 Tensor Layer::empty(std::initializer_list<int64_t> shape) const {
-  int64_t strides[3];
-  int64_t count = 1, d = static_cast<int64_t>(shape.size());
-  for (auto size = shape.end(); size != shape.begin();) {
-    strides[--d] = count;
-    count *= *--size;
-  }
-  const bool single = input.tensor.scalar_type() == ScalarType::Float;
-  // Not new_empty, which goes through the dispatcher: a short call makes half a dozen tensors.
-  AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides,
-                               single ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64(),
-                               aoti_torch_device_type_cpu(), 0, &made));
-  Tensor tensor(made);
-  ask_for_huge_pages(tensor.mutable_data_ptr(), count * (single ? 4 : 8));
-  return tensor;
+  return new_tensor(input.tensor, shape);
 }
 
 Tensor Layer::empty_if(bool wanted, std::initializer_list<int64_t> shape) const {

@@ -26,6 +26,9 @@ struct SequenceView {
   SequenceView(const Tensor& source, bool batch_first);
 };
 
+// A contiguous CPU tensor of the dtype of `like`, float or double, uninitialised.
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape);
+
 inline const void* pointer(const OptionalTensor& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }

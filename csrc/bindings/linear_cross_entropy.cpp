@@ -82,10 +82,7 @@ Results linear_cross_entropy(Tensor input, Tensor weight, OptionalTensor bias, T
     b = like_input("bias", *bias, input);
   }
   const Tensor labels = checked_target(target, rows, classes, ignore_index);
-  const auto empty = [&](std::initializer_list<int64_t> shape) {
-    return torch::stable::new_empty(
-        input, torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()));
-  };
+  const auto empty = [&](std::initializer_list<int64_t> shape) { return new_tensor(input, shape); };
   Tensor loss = empty({});
   Tensor grad_input = need_input ? empty({rows, features}) : empty({0});
   Tensor grad_weight = need_weight ? empty({classes, features}) : empty({0});
