@@ -9,13 +9,12 @@ products in bfloat16.
 import argparse
 import dataclasses
 import itertools
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import command
 import torch
 from torch import Tensor
 
@@ -149,31 +148,22 @@ def measure_model(model: str, threads: int, seconds: float) -> list[StepResult]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the models asked for, prints a line for each case and writes the CSV."""
-    cpus = measure.available_cpus()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", choices=PRESETS, default=["small", "medium", "large"]
     )
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    command.add_threads(parser)
     parser.add_argument("--seconds", type=float, default=20.0, help="budget of each model")
     parser.add_argument("--smoke", action="store_true", help="a model of two units, at one thread")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every model")
     options = parser.parse_args(arguments)
     if options.smoke:
         options.models, options.threads, options.seconds = ["test"], [1], 0.1
-    if not all(1 <= threads <= cpus for threads in options.threads):
-        parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
+    command.check_threads(parser, options.threads)
 
-    results = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch, "language_model_step.csv")
-        for case in itertools.product(options.models, options.threads):
-            rows = measure_model(*case, options.seconds)
-            print(*rows, sep="\n", flush=True)
-            results += rows
-            measure.write_csv(output, results)
-        if measure.read_csv(output, StepResult) != results:
-            sys.exit(f"{output} does not read back as it was written")
+    cases = itertools.product(options.models, options.threads)
+    measured = (measure_model(*case, options.seconds) for case in cases)
+    command.record(measured, StepResult, options.output)
 
 
 if __name__ == "__main__":

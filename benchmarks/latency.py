@@ -34,6 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import command
 import torch
 from torch import Tensor, nn
 
@@ -333,21 +334,19 @@ def measure_case(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the cases asked for, prints a line for each contender and writes both CSVs."""
-    cpus = measure.available_cpus()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--paces", nargs="+", choices=PAUSES, default=list(PAUSES))
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    command.add_threads(parser)
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
     parser.add_argument(
         "--smoke", action="store_true", help="few steps: shows that it works, not how fast"
     )
     options = parser.parse_args(arguments)
-    if not all(1 <= threads <= cpus for threads in options.threads):
-        parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
+    command.check_threads(parser, options.threads)
 
     results, bins = [], []
     with tempfile.TemporaryDirectory() as scratch:

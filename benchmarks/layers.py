@@ -3,11 +3,11 @@
 import argparse
 import itertools
 import multiprocessing
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import command
 import peers
 
 from rnnfast.benchmark import measure
@@ -55,7 +55,6 @@ def _compile_and_measure(output: Path, *case) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the cases asked for, prints a line for each and writes the CSV."""
-    cpus = measure.available_cpus()
     installed = peers.available()
     quick = [name for name in installed if name != "torch.compile"]
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--peers", nargs="+", choices=installed, default=quick)
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    command.add_threads(parser)
     parser.add_argument("--seconds", type=float, help="budget of each case (default: 1.5)")
     parser.add_argument(
         "--compile-limit",
@@ -81,26 +80,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = options.shapes or defaults["shapes"]
     seconds = defaults["seconds"] if options.seconds is None else options.seconds
     budget = (seconds, defaults["min_rounds"])
-    if not all(1 <= threads <= cpus for threads in options.threads):
-        # More threads than CPUs would wait for each other at every time step.
-        parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
+    command.check_threads(parser, options.threads)
 
     in_process = {name: installed[name] for name in options.peers if name != "torch.compile"}
-    results = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch, "layers.csv")
+
+    def measured() -> Iterator[list[LayerResult]]:
         cases = itertools.product(options.threads, options.cells, options.modes, shapes)
         for threads, cell, mode, name in cases:
             case = (name, cell, mode, threads)
-            measured = measure_case(*case, *budget, peers=in_process)
+            rows = measure_case(*case, *budget, peers=in_process)
             if "torch.compile" in options.peers:
-                measured += measure_compiled(*case, *budget, options.compile_limit)
-            results += measured
-            for result in measured:
-                print(result, flush=True)
-            measure.write_csv(output, results)
-        if measure.read_csv(output, LayerResult) != results:
-            sys.exit(f"{output} does not read back as it was written")
+                rows += measure_compiled(*case, *budget, options.compile_limit)
+            yield rows
+
+    command.record(measured(), LayerResult, options.output)
 
 
 if __name__ == "__main__":

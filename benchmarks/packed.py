@@ -3,12 +3,11 @@
 import argparse
 import dataclasses
 import itertools
-import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import command
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -109,11 +108,10 @@ def measure_case(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the cases asked for, prints a line for each and writes the CSV."""
-    cpus = measure.available_cpus()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seq-lens", nargs="+", type=int, help="default: 50 200 1000")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    command.add_threads(parser)
     parser.add_argument("--seconds", type=float, help="budget of each case (default: 2)")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
     parser.add_argument(
@@ -122,18 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     seq_lens = options.seq_lens or (SEQ_LENS[:1] if options.smoke else SEQ_LENS)
     seconds = options.seconds or (0.02 if options.smoke else 2.0)
-    if not all(1 <= threads <= cpus for threads in options.threads):
-        parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
+    command.check_threads(parser, options.threads)
 
-    results = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch, "packed.csv")
-        for case in itertools.product(options.cells, seq_lens, LENGTHS, options.threads):
-            results.append(measure_case(*case, seconds))
-            print(results[-1], flush=True)
-            measure.write_csv(output, results)
-        if measure.read_csv(output, PackedResult) != results:
-            sys.exit(f"{output} does not read back as it was written")
+    cases = itertools.product(options.cells, seq_lens, LENGTHS, options.threads)
+    measured = ([measure_case(*case, seconds)] for case in cases)
+    command.record(measured, PackedResult, options.output)
 
 
 if __name__ == "__main__":

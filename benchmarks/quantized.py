@@ -6,11 +6,11 @@ import dataclasses
 import itertools
 import statistics
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import command
 import torch
 from torch import Tensor, nn
 
@@ -138,11 +138,10 @@ FULL = {"shapes": list(STREAMS), "seconds": 3.0}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the cases asked for, prints a line for each and writes the CSV."""
-    cpus = measure.available_cpus()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="+", choices=STREAMS, metavar="NAME", help="default: all")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    command.add_threads(parser)
     parser.add_argument("--seconds", type=float, help="budget of each case (default: 3)")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
     parser.add_argument(
@@ -152,18 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     defaults = SMOKE if options.smoke else FULL
     shapes = options.shapes or defaults["shapes"]
     seconds = defaults["seconds"] if options.seconds is None else options.seconds
-    if not all(1 <= threads <= cpus for threads in options.threads):
-        parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
+    command.check_threads(parser, options.threads)
 
-    results = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch, "quantized.csv")
-        for threads, cell, name in itertools.product(options.threads, options.cells, shapes):
-            results.append(measure_case(name, cell, threads, seconds))
-            print(results[-1], flush=True)
-            measure.write_csv(output, results)
-        if measure.read_csv(output, QuantizedResult) != results:
-            sys.exit(f"{output} does not read back as it was written")
+    cases = itertools.product(options.threads, options.cells, shapes)
+    measured = ([measure_case(name, cell, threads, seconds)] for threads, cell, name in cases)
+    command.record(measured, QuantizedResult, options.output)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ import argparse
 import dataclasses
 import multiprocessing
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 
+import command
 import torch
 from torch import nn
 
@@ -226,16 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": lambda: study_threads(names, *budget),
         "memory": lambda: study_memory(*memory),
     }
-    results = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch, "scaling.csv")
-        for study in options.studies:
-            for result in studies[study]():
-                results.append(result)
-                print(result, flush=True)
-                measure.write_csv(output, results)
-        if measure.read_csv(output, ScalingResult) != results:
-            sys.exit(f"{output} does not read back as it was written")
+    measured = ([result] for study in options.studies for result in studies[study]())
+    command.record(measured, ScalingResult, options.output)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import dataclasses
 import itertools
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import command
 import torch
 from torch import Tensor, nn
 
@@ -212,36 +212,30 @@ def _result(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the variants asked for, prints a line for each row and writes the CSV."""
-    cpus = measure.available_cpus()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--threads", nargs="+", type=int, default=[min(2, cpus)])
+    command.add_threads(parser, [min(2, measure.available_cpus())])
     parser.add_argument("--seconds", type=float, default=1.0, help="budget of each case")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
     parser.add_argument(
         "--smoke", action="store_true", help="one small shape, briefly: shows that it all works"
     )
     options = parser.parse_args(arguments)
-    if not all(1 <= threads <= cpus for threads in options.threads):
-        parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {options.threads}")
+    command.check_threads(parser, options.threads)
     budget = (0.02, 2) if options.smoke else (options.seconds, 3)
 
-    results = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch, "variants.csv")
-        for variant in options.variants:
-            shapes = ("odd",) if options.smoke else VARIANTS[variant].shapes
-            cases = itertools.product(
-                shapes, VARIANTS[variant].cells, options.modes, options.threads
-            )
-            for case in cases:
-                measured = measure_case(variant, *case, *budget)
-                results += measured
-                print(*measured, sep="\n", flush=True)
-                measure.write_csv(output, results)
-        if measure.read_csv(output, VariantResult) != results:
-            sys.exit(f"{output} does not read back as it was written")
+    measured = (
+        measure_case(variant, *case, *budget)
+        for variant in options.variants
+        for case in itertools.product(
+            ("odd",) if options.smoke else VARIANTS[variant].shapes,
+            VARIANTS[variant].cells,
+            options.modes,
+            options.threads,
+        )
+    )
+    command.record(measured, VariantResult, options.output)
 
 
 if __name__ == "__main__":
