@@ -10,7 +10,9 @@ import layers
 import packed
 import quantized
 import report
+import sampling
 import scaling
+import text
 import variants
 
 # Compiling takes minutes where there are many time steps.
@@ -24,6 +26,8 @@ RUNS = {
     "quantized": (quantized, []),
     "latency": (latency, []),
     "language_model_step": (language_model_step, []),
+    "sampling": (sampling, []),
+    "text": (text, []),
     "scaling": (scaling, []),
 }
 

@@ -10,6 +10,7 @@
 #include "bindings/host.h"
 #include "bindings/kernel_access.h"
 #include "bindings/stream.h"
+#include "bindings/text.h"
 #include "cpu_kernels.h"
 
 namespace py = pybind11;
@@ -104,4 +105,5 @@ PYBIND11_MODULE(_C, m) {
       "activation", activation, py::arg("name"), py::arg("x"),
       "Elementwise 'sigmoid' or 'tanh' of a float32 or float64 array, as the kernels compute it.");
   rnnfast::bind_stream(m);
+  rnnfast::bind_text(m);
 }

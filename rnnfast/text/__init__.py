@@ -8,26 +8,51 @@
 (torch.Size([20, 20]), torch.Size([20, 20]))
 """
 
-from .batching import ContinuousBatches
-from .corpora import SPLITS, Corpus, load_ptb, load_pydoc, load_text
+from .batching import Batches, ContinuousBatches, OverlappingWindows, RandomWindows
+from .cleaning import ENGLISH, SPANISH, Cleaning
+from .corpora import SPLITS, Corpus, Splits, load_ptb, load_pydoc, load_text
+from .download import PTB_SHA256, PTB_URL, DownloadError, download_file, download_ptb
 from .errors import InputError
-from .files import read_text, write_atomically
-from .tokenization import EOS, TOKENIZERS, UNK, get_tokenizer
+from .files import read_text, text_files, write_atomically
+from .gutenberg import strip_gutenberg
+from .scanning import count_tokens
+from .subword import SubwordTokenizer
+from .token_file import TokenFile, encode_file
+from .tokenization import EOD, EOS, TOKENIZERS, UNK, get_tokenizer
 from .vocabulary import Vocabulary
 
 __all__ = [
+    "ENGLISH",
+    "EOD",
     "EOS",
+    "PTB_SHA256",
+    "PTB_URL",
+    "SPANISH",
     "SPLITS",
     "TOKENIZERS",
     "UNK",
+    "Batches",
+    "Cleaning",
     "ContinuousBatches",
     "Corpus",
+    "DownloadError",
     "InputError",
+    "OverlappingWindows",
+    "RandomWindows",
+    "Splits",
+    "SubwordTokenizer",
+    "TokenFile",
     "Vocabulary",
+    "download_file",
+    "download_ptb",
+    "count_tokens",
+    "encode_file",
     "get_tokenizer",
     "load_ptb",
     "load_pydoc",
     "load_text",
     "read_text",
+    "strip_gutenberg",
+    "text_files",
     "write_atomically",
 ]

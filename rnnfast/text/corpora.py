@@ -1,20 +1,29 @@
-"""Texts to learn from: Python's own language reference, Penn Treebank folders, any text file."""
+"""Texts to learn from: Python's own language reference, Penn Treebank folders, any text files."""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor
 
+from .cleaning import Cleaning
 from .errors import InputError
-from .files import read_text
-from .tokenization import UNK, get_tokenizer
+from .files import read_text, text_files
+from .gutenberg import strip_gutenberg
+from .subword import SubwordTokenizer
+from .tokenization import EOD, UNK, get_tokenizer
 from .vocabulary import Vocabulary
 
 SPLITS = ("train", "valid", "test")
+
+Splits = Sequence[tuple[int | float, int | float]]
+"""Start and end of each split, as :func:`load_text` takes them."""
+
+_EIGHT_ONE_ONE = ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))
 
 
 @dataclass(frozen=True)
@@ -40,60 +49,136 @@ class Corpus:
         return getattr(self, name)
 
 
-def load_ptb(data_path: str | os.PathLike) -> Corpus:
-    """Read ``ptb.train.txt``, ``ptb.valid.txt`` and ``ptb.test.txt`` from a folder.
+def load_ptb(path: str | os.PathLike, level: str = "word") -> Corpus:
+    """Read the Penn Treebank as Mikolov prepared it, from a folder.
 
-    Words stand between blanks and each line end is ``<eos>``; the vocabulary is that of the
-    training file. The Penn Treebank as Mikolov prepared it gives 929,589 / 73,760 / 82,430 tokens
-    of 10,000 types. Where TensorFlow's tutorial silently drops a word of the other two files that
-    the training file lacks, here it is read as ``<unk>``, or refused if there is no ``<unk>``.
+    By word, from ``ptb.train.txt``, ``ptb.valid.txt`` and ``ptb.test.txt``: words stand between
+    blanks and each line end is ``<eos>``; that is 929,589 / 73,760 / 82,430 tokens of 10,000
+    types. By character, from ``ptb.char.train.txt`` and its like, which hold the same lines spelled
+    out, characters between blanks and ``_`` for each blank: 5,017,482 / 393,042 / 442,423 tokens of
+    50 types, ``<eos>`` among them.
+
+    The vocabulary is that of the training file. Where TensorFlow's tutorial silently drops a word
+    of the other two files that the training file lacks, here it is read as ``<unk>``, or refused
+    if there is no ``<unk>``.
+
+    Args:
+        path: the folder.
+        level: ``"word"`` or ``"char"``.
 
     Raises:
         InputError: the folder or one of its files is missing, empty or not UTF-8, or holds a word
             outside the vocabulary.
     """
-    folder = Path(data_path)
+    if level not in _PTB_TOKENIZERS:
+        raise InputError(f"unknown level {level!r}: expected {' or '.join(_PTB_TOKENIZERS)}")
+    folder = Path(path)
+    names = ptb_file_names(level)
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: expected one that holds ptb.train.txt")
-    paths = {split: folder / f"ptb.{split}.txt" for split in SPLITS}
-    tokenizer = get_tokenizer("ptb")
-    tokens = {split: tokenizer.tokenize(read_text(path)) for split, path in paths.items()}
-    vocabulary = Vocabulary.from_counts(Counter(tokens["train"]), tokenizer="ptb")
+        raise InputError(f"{folder} is not a folder: expected one that holds {names['train']}")
+    split_at_blanks = get_tokenizer("ptb").tokenize
+    tokens = {split: split_at_blanks(read_text(folder / name)) for split, name in names.items()}
+    vocabulary = Vocabulary.from_counts(Counter(tokens["train"]), tokenizer=_PTB_TOKENIZERS[level])
     ids = {}
-    for split, path in paths.items():
+    for split, name in names.items():
         try:
             ids[split] = vocabulary.encode(tokens[split])
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{folder / name}: {error}") from None
     return Corpus(str(folder), vocabulary, **ids)
 
 
-def load_text(path: str | os.PathLike, level: str = "word", min_count: int | None = None) -> Corpus:
-    """Read a text file and split it: the first 80% to train, then 10% to validate, 10% to test.
+def ptb_file_names(level: str) -> dict[str, str]:
+    """The file of each split of the Penn Treebank, by word or by character."""
+    return {split: f"ptb.{'char.' if level == 'char' else ''}{split}.txt" for split in SPLITS}
+
+
+_PTB_TOKENIZERS = {"word": "ptb", "char": "ptb_char"}
+
+
+def load_text(
+    path: str | os.PathLike,
+    level: str = "word",
+    min_count: int | None = None,
+    *,
+    max_size: int | None = None,
+    cleaning: Cleaning | None = None,
+    splits: Splits | None = None,
+) -> Corpus:
+    """Read a text file, or a folder of them, and split it in three.
+
+    The header and licence of a Project Gutenberg book are left out. Each text of a folder opens
+    with ``<eod>``, the first entry of the vocabulary, so that batches may start the state anew
+    there.
 
     Args:
-        path: a UTF-8 text file.
-        level: ``"word"`` or ``"char"``.
+        path: a UTF-8 text file, or a folder: all ``*.txt`` in it and below, sorted by path.
+        level: ``"word"``, ``"char"`` or ``"subword"`` (learned from the whole text).
         min_count: words that occur less often in the training part are read as ``<unk>``. With 1
-            the vocabulary is that of the whole file. Default: 2 for words; characters are all
-            kept.
+            the vocabulary is that of the whole text. Default: 2 for words; characters are all
+            kept. Of sub-words, see :meth:`SubwordTokenizer.train`.
+        max_size: largest number of entries of the vocabulary, see :meth:`Vocabulary.from_counts`;
+            number of sub-words, 8,000 unless given.
+        cleaning: what is done to the text before all this. The vocabulary keeps it.
+        splits: where the parts that train, validate and test start and end: three pairs of tokens
+            counted from 0 (int) or of fractions of the text (float). The parts may overlap and
+            need not cover the text. Default: ``((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))``.
 
     Raises:
-        InputError: the file cannot be used, or a value is out of range.
+        InputError: a file cannot be used, or a value is out of range.
+        ImportError: sub-words need the ``tokenizers`` package, the extra ``subword``.
+
+    Examples::
+
+        >>> corpus = load_text(  # doctest: +SKIP
+        ...     "quijote.txt",
+        ...     "char",
+        ...     cleaning=Cleaning(lower=True, keep=SPANISH),
+        ...     splits=((0, 20_512), (20_480, 25_632), (25_600, 30_752)),
+        ... )
     """
-    if level not in ("word", "char"):
-        raise InputError(f"unknown level {level!r}: expected word or char")
+    if level not in ("word", "char", "subword"):
+        raise InputError(f"unknown level {level!r}: expected word, char or subword")
     if level == "char" and min_count is not None:
         raise InputError(f"min_count is for words, got {min_count} with level 'char'")
     if min_count is None:
-        min_count = 2 if level == "word" else 1
-    tokens = get_tokenizer(level).tokenize(read_text(path))
-    first, second = len(tokens) * 8 // 10, len(tokens) * 9 // 10
-    parts = {"train": tokens[:first], "valid": tokens[first:second], "test": tokens[second:]}
-    return _number(str(path), parts, level, min_count)
+        min_count = 1 if level == "char" else 2
+    documents = []
+    for file in text_files(path):
+        document = strip_gutenberg(read_text(file))
+        if cleaning is not None:
+            document = cleaning(document)
+        if not document.strip():
+            raise InputError(f"{file} is empty once it is cleaned: expected text")
+        documents.append(document)
+    mark = (EOD,) if Path(path).is_dir() else ()
+
+    if level == "subword":
+        tokenizer = SubwordTokenizer.train(
+            documents, size=max_size, min_count=min_count, specials=mark
+        )
+    else:
+        tokenizer = get_tokenizer(level)
+    tokens: list[str] = []
+    for document in documents:
+        tokens += mark
+        tokens += tokenizer.tokenize(document)
+    spans = _spans(_EIGHT_ONE_ONE if splits is None else splits, len(tokens))
+    if level == "subword":
+        vocabulary = Vocabulary(tokenizer.tokens, tokenizer, cleaning=cleaning)
+    else:
+        vocabulary = Vocabulary.from_counts(
+            _counts(tokens, spans["train"], min_count),
+            tokenizer=level,
+            min_count=min_count,
+            max_size=max_size,
+            specials=mark,
+            cleaning=cleaning,
+        )
+    return _corpus(str(path), vocabulary, tokens, spans)
 
 
-def load_pydoc(min_count: int = 2) -> Corpus:
+def load_pydoc(min_count: int = 2, *, max_size: int | None = None) -> Corpus:
     """Read the Python language reference that ships inside every CPython (``pydoc_data.topics``).
 
     The prose is kept, one sentence a line; grammar, code, tables and headings are dropped, and a
@@ -102,7 +187,7 @@ def load_pydoc(min_count: int = 2) -> Corpus:
     tokens, a little different in each version.
 
     Args:
-        min_count: as for :func:`load_text`.
+        min_count, max_size: as for :func:`load_text`.
 
     Raises:
         InputError: this Python was installed without ``pydoc_data``.
@@ -113,25 +198,69 @@ def load_pydoc(min_count: int = 2) -> Corpus:
         raise InputError(
             "this Python has no pydoc_data.topics, which CPython ships: choose another text"
         ) from None
-    paragraphs = _prose_paragraphs(topics)
     tokenizer = get_tokenizer("word")
-    tokens: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for index, paragraph in enumerate(paragraphs):
+    parts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for index, paragraph in enumerate(_prose_paragraphs(topics)):
         split = _PYDOC_PASSAGES[index // 10 % 10]
         lines = _sentence_end.sub("\n", paragraph) + "\n"
-        tokens[split].extend(tokenizer.tokenize(lines))
-    return _number("pydoc", tokens, "word", min_count)
+        parts[split].extend(tokenizer.tokenize(lines))
+    tokens: list[str] = []
+    spans = {}
+    for split, part in parts.items():
+        spans[split] = slice(len(tokens), len(tokens) + len(part))
+        tokens += part
+    counts = _counts(tokens, spans["train"], min_count)
+    vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_size=max_size)
+    return _corpus("pydoc", vocabulary, tokens, spans)
 
 
-def _number(name: str, parts: dict[str, list[str]], tokenizer: str, min_count: int) -> Corpus:
-    """The parts of a raw text as ids of a vocabulary that covers them all."""
+def _spans(splits: Splits, num_tokens: int) -> dict[str, slice]:
+    """The part of a text of ``num_tokens`` that each split is."""
+    try:
+        pairs = [(start, end) for start, end in splits]
+    except (TypeError, ValueError):
+        pairs = []
+    if len(pairs) != len(SPLITS):
+        raise InputError(f"splits must be three pairs (start, end), got {splits!r}")
+    spans = {}
+    for split, pair in zip(SPLITS, pairs, strict=True):
+        start, end = (_place(value, num_tokens) for value in pair)
+        if start > end:
+            raise InputError(
+                f"the {split} split ends before it starts: {pair[0]!r} to {pair[1]!r} are tokens "
+                f"{start:,} to {end:,} (1 is one token, 1.0 the whole text)"
+            )
+        spans[split] = slice(start, end)
+    return spans
+
+
+def _place(value: int | float, num_tokens: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= num_tokens:
+            raise InputError(f"splits: the text has {num_tokens:,} tokens, got place {value:,}")
+        return value
+    if not isinstance(value, float) or not 0 <= value <= 1:
+        raise InputError(
+            f"splits: a place is a number of tokens or a fraction from 0.0 to 1.0, got {value!r}"
+        )
+    # As it is written: 0.29 of 100 tokens are 29, though the float is a little less.
+    return int(Fraction(repr(value)) * num_tokens)
+
+
+def _counts(tokens: list[str], train: slice, min_count: int) -> Counter[str]:
+    """How often the tokens occur from which a vocabulary is made."""
     if min_count == 1:
-        counts = Counter(token for tokens in parts.values() for token in tokens)
-    else:
-        counts = Counter(parts["train"])
-        counts[UNK] += 0  # an entry even where no training word is rare: later words may be new
-    vocabulary = Vocabulary.from_counts(counts, tokenizer=tokenizer, min_count=min_count)
-    return Corpus(name, vocabulary, **{s: vocabulary.encode(t) for s, t in parts.items()})
+        return Counter(tokens)
+    counts = Counter(tokens[train])
+    counts[UNK] += 0  # an entry even where no training word is rare: later words may be new
+    return counts
+
+
+def _corpus(
+    name: str, vocabulary: Vocabulary, tokens: list[str], spans: dict[str, slice]
+) -> Corpus:
+    ids = vocabulary.encode(tokens)
+    return Corpus(name, vocabulary, **{split: ids[span] for split, span in spans.items()})
 
 
 # The passages that validate and test lie apart, so that no one topic fills them.

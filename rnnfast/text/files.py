@@ -1,7 +1,10 @@
-"""Reading text files and replacing files without ever leaving half of one."""
+"""Finding and reading text files, and replacing files without ever leaving half of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import InputError
 
@@ -27,19 +30,46 @@ def read_text(path: str | os.PathLike) -> str:
     return text
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Replace ``path`` by ``content``: whoever reads it sees the old file or the new one, whole.
+def text_files(path: str | os.PathLike) -> list[Path]:
+    """The text files that ``path`` stands for.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the
-    name in one step, so that a crash at any moment leaves the old file as it was.
+    Args:
+        path: a file, whatever its name, or a folder: all ``*.txt`` files in it and in the folders
+            below, sorted by path.
+
+    Raises:
+        InputError: the folder holds no such file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+    if not files:
+        raise InputError(f"{path} holds no text: expected *.txt files in it or in folders below")
+    return files
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a file to write that takes the place of ``path`` when the block ends without an error.
+
+    Whoever reads ``path`` sees the old file or the new one, whole: the bytes go to a temporary file
+    in the same folder, are flushed to the disk, and take the name in one step, so that a crash at
+    any moment leaves the old file as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Replace ``path`` by ``content``, as :func:`replacing` does."""
+    with replacing(path) as file:
+        file.write(content)

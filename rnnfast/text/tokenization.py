@@ -1,4 +1,4 @@
-"""From text to tokens and back: characters, words of raw text, words of prepared text."""
+"""From text to tokens and back: characters and words, of raw text and of the Penn Treebank's."""
 
 import re
 from collections.abc import Sequence
@@ -12,12 +12,21 @@ EOS = "<eos>"
 UNK = "<unk>"
 """The token that stands for every word outside the vocabulary."""
 
+EOD = "<eod>"
+"""The token between documents: it stands before each text of a folder of texts."""
+
 
 class Tokenizer(Protocol):
     """What a tokenizer does; both directions work on plain strings."""
 
+    name: str
+    """Under which files know the tokenizer."""
+
     level: str
-    """``"word"`` or ``"char"``."""
+    """``"word"``, ``"char"`` or ``"subword"``."""
+
+    line_end: str
+    """The token that ends a line."""
 
     def tokenize(self, text: str) -> list[str]:
         """Split ``text`` into tokens."""
@@ -31,7 +40,9 @@ class Tokenizer(Protocol):
 class CharTokenizer:
     """Each Unicode code point is a token; :meth:`detokenize` gives the text back exactly."""
 
+    name = "char"
     level = "char"
+    line_end = "\n"
 
     def tokenize(self, text: str) -> list[str]:
         return list(text)
@@ -49,7 +60,9 @@ class WordTokenizer:
     brackets, such as ``<unk>``.
     """
 
+    name = "word"
     level = "word"
+    line_end = EOS
 
     _token = re.compile(
         r"""
@@ -98,7 +111,9 @@ class PTBTokenizer:
     line end, here none is needed).
     """
 
+    name = "ptb"
     level = "word"
+    line_end = EOS
 
     _clitic = re.compile(r" (?=(?:n't|'\w+|')(?!\S))")
 
@@ -113,15 +128,36 @@ class PTBTokenizer:
         )
 
 
+class PTBCharTokenizer:
+    """The characters of text such as the Penn Treebank's, as its character files name them.
+
+    A blank is the token ``_`` and a line end is :data:`EOS`; every other character stands for
+    itself. So the text ``"a cat\\n"`` is ``a _ c a t <eos>``.
+    """
+
+    name = "ptb_char"
+    level = "char"
+    line_end = EOS
+
+    _token_of = {" ": "_", "\n": EOS}
+    _character_of = {token: character for character, token in _token_of.items()}
+
+    def tokenize(self, text: str) -> list[str]:
+        return [self._token_of.get(character, character) for character in text]
+
+    def detokenize(self, tokens: Sequence[str]) -> str:
+        return "".join(self._character_of.get(token, token) for token in tokens)
+
+
 TOKENIZERS: dict[str, Tokenizer] = {
-    "char": CharTokenizer(),
-    "word": WordTokenizer(),
-    "ptb": PTBTokenizer(),
+    tokenizer.name: tokenizer
+    for tokenizer in (CharTokenizer(), WordTokenizer(), PTBTokenizer(), PTBCharTokenizer())
 }
+"""The tokenizers that need no training, by name."""
 
 
 def get_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of that name: ``"char"``, ``"word"`` or ``"ptb"``."""
+    """The tokenizer of that name: ``"char"``, ``"word"``, ``"ptb"`` or ``"ptb_char"``."""
     if name not in TOKENIZERS:
         raise InputError(f"unknown tokenizer {name!r}: expected one of {', '.join(TOKENIZERS)}")
     return TOKENIZERS[name]

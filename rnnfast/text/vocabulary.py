@@ -1,32 +1,47 @@
 """The numbering of tokens: a model knows words or characters by their place in a vocabulary."""
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .cleaning import Cleaning
 from .errors import InputError
 from .files import read_text, write_atomically
+from .subword import SubwordTokenizer
 from .tokenization import EOS, UNK, Tokenizer, get_tokenizer
 
 
+def _order(entry: tuple[str, int]) -> tuple[int, str]:
+    """The most frequent first, equally frequent ones as strings."""
+    token, count = entry
+    return -count, token
+
+
 class Vocabulary:
-    """An ordered list of distinct tokens and the tokenizer that makes them.
+    """An ordered list of distinct tokens, the tokenizer that makes them, and the text's cleaning.
 
     ``<eos>`` and ``<unk>`` are ordinary entries, there only where the text uses them. A token that
     is not in the vocabulary is read as ``<unk>``; without that entry it is an error.
 
     Args:
         tokens: the tokens; the place in the sequence is the token's id.
-        tokenizer: name of the tokenizer: ``"word"``, ``"char"`` or ``"ptb"``.
+        tokenizer: name of the tokenizer, ``"word"``, ``"char"``, ``"ptb"`` or ``"ptb_char"``; or a
+            :class:`SubwordTokenizer`, whose tokens are then those of the vocabulary.
+        cleaning: what is done to a text before it is split into tokens. None: nothing.
 
     Raises:
-        InputError: no tokens, an empty one, a repeated one, one that UTF-8 cannot hold, or an
-            unknown tokenizer.
+        InputError: no tokens, an empty one, a repeated one, one that UTF-8 cannot hold, an
+            unknown tokenizer, or tokens other than those of the sub-word tokenizer.
 
     Examples::
 
@@ -37,10 +52,18 @@ class Vocabulary:
         tensor([1, 2, 0])
     """
 
-    def __init__(self, tokens: Sequence[str], tokenizer: str = "word") -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        tokenizer: str | SubwordTokenizer = "word",
+        *,
+        cleaning: Cleaning | None = None,
+    ) -> None:
         self.tokens = tuple(tokens)
-        self.tokenizer_name = tokenizer
-        self.tokenizer: Tokenizer = get_tokenizer(tokenizer)
+        self.tokenizer: Tokenizer = (
+            get_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        )
+        self.cleaning = cleaning
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         if not self.tokens:
             raise InputError("a vocabulary needs at least one token, got none")
@@ -50,10 +73,19 @@ class Vocabulary:
         for token in self.tokens:
             if not token or any("\ud800" <= character <= "\udfff" for character in token):
                 raise InputError(f"a token is a non-empty Unicode string, got {token!r}")
+        if isinstance(self.tokenizer, SubwordTokenizer) and self.tokens != self.tokenizer.tokens:
+            raise InputError("the tokens of a sub-word vocabulary are those of its tokenizer")
 
     @classmethod
     def from_counts(
-        cls, counts: Mapping[str, int], *, tokenizer: str = "word", min_count: int = 1
+        cls,
+        counts: Mapping[str, int],
+        *,
+        tokenizer: str = "word",
+        min_count: int = 1,
+        max_size: int | None = None,
+        specials: Sequence[str] = (),
+        cleaning: Cleaning | None = None,
     ) -> "Vocabulary":
         """Build a vocabulary from how often each token occurs, the most frequent first.
 
@@ -65,19 +97,99 @@ class Vocabulary:
             tokenizer: name of the tokenizer that made the tokens.
             min_count: a token with fewer occurrences is left out and counted as ``<unk>``;
                 ``<unk>`` and ``<eos>`` themselves always stay.
+            max_size: the largest number of entries, ``<unk>`` and the specials included; the
+                least frequent tokens beyond it are left out and counted as ``<unk>``. None: no
+                limit.
+            specials: tokens that stand first, in this order, whatever their count.
+            cleaning: what was done to the text, see :class:`Vocabulary`.
+
+        Raises:
+            InputError: a value is out of range.
         """
         if min_count < 1:
             raise InputError(f"min_count must be at least 1, got {min_count}")
-        kept = {t: n for t, n in counts.items() if n >= min_count or t in (UNK, EOS)}
-        left_out = sum(counts.values()) - sum(kept.values())
-        if left_out:
-            kept[UNK] = kept.get(UNK, 0) + left_out
-        return cls(sorted(kept, key=lambda token: (-kept[token], token)), tokenizer)
+        if isinstance(specials, str):
+            raise InputError(f"specials must be a sequence of tokens, got the string {specials!r}")
+        always = {t: n for t, n in counts.items() if t in (UNK, EOS) or t in specials}
+        always |= {token: counts.get(token, 0) for token in specials}
+        others = {t: n for t, n in counts.items() if n >= min_count and t not in always}
+        total = sum(counts.values())
+        limit = math.inf if max_size is None else max_size
+        covered = sum(always.values()) + sum(others.values())
+        if covered < total or len(always) + len(others) > limit:
+            always.setdefault(UNK, 0)
+        if len(always) + len(others) > limit:
+            if limit < len(always):
+                raise InputError(
+                    f"max_size must be at least {len(always)}, room for {', '.join(always)}, "
+                    f"got {max_size}"
+                )
+            others = dict(sorted(others.items(), key=_order)[: limit - len(always)])
+        kept = always | others
+        if UNK in kept:
+            kept[UNK] += total - sum(kept.values())
+        ordered = [token for token, _ in sorted(kept.items(), key=_order) if token not in specials]
+        return cls([*specials, *ordered], tokenizer, cleaning=cleaning)
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str,
+        tokenizer: str = "word",
+        *,
+        min_count: int = 1,
+        max_size: int | None = None,
+        specials: Sequence[str] = (),
+        cleaning: Cleaning | None = None,
+    ) -> "Vocabulary":
+        """Build the vocabulary of a text.
+
+        Args:
+            text: the raw text.
+            tokenizer: name of a tokenizer, see :class:`Vocabulary`; or ``"subword"``, which learns
+                sub-words from the text (see :meth:`SubwordTokenizer.train`).
+            min_count, max_size, specials, cleaning: see :meth:`from_counts`. For sub-words
+                ``max_size`` is the number of tokens, 8,000 unless given.
+
+        Raises:
+            InputError: the text is empty, or a value is out of range.
+            ImportError: sub-words need the ``tokenizers`` package, the extra ``subword``.
+
+        Examples::
+
+            >>> Vocabulary.from_text("Ajá, aj!", "char", cleaning=Cleaning(lower=True)).tokens
+            ('a', 'j', ' ', '!', ',', 'á')
+        """
+        if cleaning is not None:
+            text = cleaning(text)
+        if tokenizer == "subword":
+            subword = SubwordTokenizer.train(
+                [text], size=max_size, min_count=min_count, specials=specials
+            )
+            return cls(subword.tokens, subword, cleaning=cleaning)
+        return cls.from_counts(
+            Counter(get_tokenizer(tokenizer).tokenize(text)),
+            tokenizer=tokenizer,
+            min_count=min_count,
+            max_size=max_size,
+            specials=specials,
+            cleaning=cleaning,
+        )
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The name of the tokenizer."""
+        return self.tokenizer.name
 
     @property
     def level(self) -> str:
-        """``"word"`` or ``"char"``."""
+        """``"word"``, ``"char"`` or ``"subword"``."""
         return self.tokenizer.level
+
+    @property
+    def line_end(self) -> int | None:
+        """The id of the token that ends a line, or None where there is none."""
+        return self._ids.get(self.tokenizer.line_end)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -88,13 +200,24 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Vocabulary):
             return NotImplemented
-        return (self.tokens, self.tokenizer_name) == (other.tokens, other.tokenizer_name)
+        return (self.tokens, self._settings) == (other.tokens, other._settings)
 
     def __hash__(self) -> int:
-        return hash((self.tokens, self.tokenizer_name))
+        return hash((self.tokens, self.tokenizer.name, self.cleaning))
 
     def __repr__(self) -> str:
-        return f"Vocabulary({len(self)} tokens, tokenizer={self.tokenizer_name!r})"
+        cleaning = "" if self.cleaning is None else f", cleaning={self.cleaning}"
+        return f"Vocabulary({len(self)} tokens, tokenizer={self.tokenizer.name!r}{cleaning})"
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What :meth:`to_json` writes beside the tokens."""
+        settings: dict[str, Any] = {"tokenizer": self.tokenizer.name}
+        if isinstance(self.tokenizer, SubwordTokenizer):
+            settings["subword"] = self.tokenizer.definition
+        if self.cleaning is not None:
+            settings["cleaning"] = dataclasses.asdict(self.cleaning)
+        return settings
 
     def id_of(self, token: str) -> int | None:
         """The id of a token, or None where the vocabulary does not hold it."""
@@ -110,16 +233,14 @@ class Vocabulary:
             InputError: a token is not in the vocabulary, and neither is ``<unk>``.
         """
         unknown = self._ids.get(UNK)
-        if unknown is None:
-            try:
-                return torch.tensor([self._ids[token] for token in tokens], dtype=torch.int64)
-            except KeyError as error:
-                raise InputError(
-                    f"{error.args[0]!r} is not in the vocabulary of {len(self)} tokens, "
-                    f"which has no {UNK} to stand for it"
-                ) from None
-        find = self._ids.get
-        return torch.tensor([find(token, unknown) for token in tokens], dtype=torch.int64)
+        find = self._ids.__getitem__ if unknown is None else lambda t: self._ids.get(t, unknown)
+        try:
+            return torch.from_numpy(np.fromiter(map(find, tokens), np.int64))
+        except KeyError as error:
+            raise InputError(
+                f"{error.args[0]!r} is not in the vocabulary of {len(self)} tokens, "
+                f"which has no {UNK} to stand for it"
+            ) from None
 
     def decode(self, ids: Iterable[int] | Tensor) -> list[str]:
         """Turn ids, ``(number of tokens)``, into tokens.
@@ -134,7 +255,9 @@ class Vocabulary:
         return [self.tokens[index] for index in ids]
 
     def encode_text(self, text: str) -> Tensor:
-        """Split text with the vocabulary's tokenizer and turn it into ids (see :meth:`encode`)."""
+        """Clean text, split it with the tokenizer and turn it into ids (see :meth:`encode`)."""
+        if self.cleaning is not None:
+            text = self.cleaning(text)
         return self.encode(self.tokenizer.tokenize(text))
 
     def decode_text(self, ids: Iterable[int] | Tensor) -> str:
@@ -143,13 +266,22 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of tokens and tokenizer: equal for equal vocabularies, and only for those."""
-        content = json.dumps([self.tokenizer_name, self.tokens], ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """SHA-256 of tokens, tokenizer and cleaning: equal for equal vocabularies only."""
+        settings = self._settings
+        content = [settings.pop("tokenizer"), self.tokens]
+        if settings:
+            content.append(settings)
+        digest = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(digest.encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The vocabulary as a JSON object with the keys ``tokenizer`` and ``tokens``."""
-        content = {"tokenizer": self.tokenizer_name, "tokens": self.tokens}
+        """The vocabulary as a JSON object.
+
+        Its keys are ``tokenizer`` (the name) and ``tokens``; for sub-words also ``subword`` (the
+        definition of a :class:`SubwordTokenizer`), with a cleaning also ``cleaning`` (the values of
+        a :class:`Cleaning`).
+        """
+        content = self._settings | {"tokens": self.tokens}
         return json.dumps(content, ensure_ascii=False, indent=0) + "\n"
 
     @classmethod
@@ -158,10 +290,11 @@ class Vocabulary:
 
         Raises:
             InputError: the text is no such object.
+            ImportError: sub-words need the ``tokenizers`` package, the extra ``subword``.
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"a vocabulary is a JSON object: {error}") from None
         if (
             not isinstance(content, dict)
@@ -172,7 +305,16 @@ class Vocabulary:
             raise InputError(
                 "a vocabulary is a JSON object with a string 'tokenizer' and strings 'tokens'"
             )
-        return cls(content["tokens"], content["tokenizer"])
+        tokenizer: str | SubwordTokenizer = content["tokenizer"]
+        if tokenizer == SubwordTokenizer.name:
+            tokenizer = SubwordTokenizer(content.get("subword"))
+        cleaning = content.get("cleaning")
+        if cleaning is not None:
+            names = [field.name for field in dataclasses.fields(Cleaning)]
+            if not isinstance(cleaning, dict) or cleaning.keys() != set(names):
+                raise InputError(f"the cleaning of a vocabulary has the keys {', '.join(names)}")
+            cleaning = Cleaning(**cleaning)
+        return cls(content["tokens"], tokenizer, cleaning=cleaning)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary to a JSON file."""
