@@ -8,6 +8,7 @@ from rnnfast.loss import LinearCrossEntropyLoss
 from rnnfast.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from rnnfast.quantization import QuantizedRecurrent, quantize_dynamic
 from rnnfast.streaming import Stream, stream
+from rnnfast.summary import Summary, summary
 
 __version__ = build_info()["version"]
 
@@ -21,6 +22,7 @@ __all__ = [
     "RNN",
     "RNNCell",
     "Stream",
+    "Summary",
     "accelerate",
     "build_info",
     "cpu_isa",
@@ -39,4 +41,5 @@ __all__ = [
     "set_cpu_isa",
     "set_precision",
     "stream",
+    "summary",
 ]

@@ -1,6 +1,7 @@
 """Which implementation serves a module's call, kernels or torch's own operators, in what dtype."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -82,6 +83,27 @@ def set_precision(precision: str) -> None:
 def get_precision() -> str:
     """The name last given to :func:`set_precision`, or ``"fp32"``."""
     return _precision
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """:func:`set_precision` for what runs inside; afterwards the precision is what it was before.
+
+    Meanwhile it is that of the whole process, other threads included. A backward pass need not
+    run inside.
+
+    Args:
+        name: ``"fp32"`` or ``"bf16"``.
+
+    Raises:
+        ValueError: if `name` is neither.
+    """
+    before = _precision
+    set_precision(name)
+    try:
+        yield
+    finally:
+        set_precision(before)
 
 
 def bf16_products(input_dtype: torch.dtype) -> bool:

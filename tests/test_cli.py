@@ -11,11 +11,11 @@ import pytest
 from rnnfast.benchmark import measure, quick
 from rnnfast.benchmark.layers import LayerResult, layer_result
 from rnnfast.cli import main
-from rnnfast.language_model import Config, Run
+from rnnfast.language_model import PRESETS, Run, preset
 from rnnfast.text import SPLITS
 
 TINY = [
-    *("--model", "test", "--hidden-size", "8", "--num-steps", "4", "--batch-size", "4"),
+    *("--preset", "test", "--hidden-size", "8", "--num-steps", "4", "--batch-size", "4"),
     *("--epochs", "2", "--backend", "torch"),
 ]
 
@@ -130,9 +130,79 @@ def test_train_on_a_ptb_folder_with_each_setting(tmp_path, ptb, capsys):
     arguments = ["train", "--data-path", str(ptb), "--output", str(folder), *options]
     assert main([*arguments, "--backend", "torch"]) == 0
     config = Run.open(folder).config
-    assert vars(config.training) == settings
-    assert vars(config.model) == {**shape, "backend": "torch"}
+    expected = preset("small").replace(**settings, **shape, backend="torch")
+    assert config.training == expected.training
+    assert config.model == expected.model
     assert (config.data.corpus, config.data.path) == ("ptb", str(ptb))
+
+
+def test_flags_count_more_than_the_file_and_the_file_more_than_the_preset(tmp_path, text, capsys):
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        f'preset = "test"\n[data]\ncorpus = "text"\npath = "{text}"\nlevel = "char"\n'
+        "[model]\nhidden_size = [6, 4]\ndropout = 0.25\n[training]\nnum_steps = 3\nbatch_size = 4\n"
+    )
+    folder = tmp_path / "run"
+    arguments = ["train", "--config", str(settings), "--output", str(folder)]
+    assert main([*arguments, "--num-steps", "5", "--cell", "gru", "--no-reset-after"]) == 0
+    capsys.readouterr()
+    config = Run.open(folder).config
+    assert config.model == preset("test").model.__class__(
+        hidden_size=(6, 4), num_layers=None, cell="gru", reset_after=False, dropout=0.25
+    )
+    assert (config.training.num_steps, config.training.batch_size) == (5, 4)
+    assert config.training.max_grad_norm == preset("test").training.max_grad_norm
+    assert config.data.level == "char"
+
+
+def test_resume_goes_on_with_more_epochs(run, capsys):
+    before = (run / "log.csv").read_text().splitlines()
+    assert len(before) == 3
+    assert "not with --hidden-size" in refusal(
+        ["train", "--resume", run, "--hidden-size", "9"], capsys
+    )
+    assert main(["train", "--resume", str(run), "--epochs", "4"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ +4 +[\d.]+ +[\d.]+ +[\d.]+", out, re.MULTILINE)
+    after = (run / "log.csv").read_text().splitlines()
+    assert after[:3] == before and len(after) == 5
+    assert Run.open(run).config.training.epochs == 4
+
+
+def test_summary_of_a_run_and_of_a_preset(run, capsys):
+    assert main(["summary", str(run)]) == 0
+    assert "LSTM" in capsys.readouterr().out
+    assert main(["summary", "--preset", "keras", "--vocab-size", "65"]) == 0
+    assert "5,246,976" in capsys.readouterr().out
+    assert "--vocab-size must be" in refusal(
+        ["summary", "--preset", "small", "--vocab-size", "0"], capsys
+    )
+    assert "required" in refusal(["summary"], capsys)
+
+
+def test_plot(run, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the chart needs the extra plot")
+    assert main(["plot", str(run), "--output", str(tmp_path / "chart.png")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'chart.png'}\n"
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sample_in_its_ways(run, capsys):
+    command = ["sample", str(run), "--length", "12", "--prompt", "The cat"]
+    outputs = {}
+    for name, options in {
+        "likeliest": ["--temperature", "0"],
+        "top-k": ["--top-k", "1"],
+        "top-p": ["--top-p", "0.000001"],
+        "beam": ["--beam", "1"],
+        "three": ["--num-samples", "3"],
+    }.items():
+        assert main([*command, *options]) == 0
+        outputs[name] = capsys.readouterr().out
+    for name in ("top-k", "top-p", "beam"):
+        assert outputs[name] == outputs["likeliest"]
+    assert outputs["three"].count("The cat") >= 3
+    assert "left out with beam" in refusal([*command, "--beam", "2", "--top-k", "3"], capsys)
 
 
 def test_both_backends_print_the_same_perplexities(tmp_path, text, capsys):
@@ -163,8 +233,11 @@ BAD_TRAININGS = {
     "short text": ("--text short.txt", "too short: .*batch_size 20 .*num_steps 2"),
     "missing split": ("--data-path no-valid", "ptb.valid.txt: No such file"),
     "missing folder": ("--data-path none", "none is not a folder"),
-    "unknown model": ("--model huge", "--model: invalid choice: 'huge'"),
-    "unknown backend": ("--backend tf", "--backend: invalid choice: 'tf'"),
+    "unknown preset": ("--preset huge", "--preset: invalid choice: 'huge'"),
+    "bad settings": ("--config short.txt", "settings are TOML"),
+    "no sizes": ("--hidden-size 8,x", "expected integers with commas between, got '8,x'"),
+    "no splits": ("--splits 1:2:x", "expected three ranges as"),
+    "unknown backend": ("--backend tf", "backend must be one of rnnfast, torch, got 'tf'"),
     "no number": ("--epochs many", "--epochs: invalid int value: 'many'"),
     "out of range": ("--dropout 1.5", "dropout must be .*, got 1.5"),
     "two texts": ("--corpus pydoc --text x", "not allowed with"),
@@ -186,7 +259,7 @@ def test_bad_input_to_train_is_one_line_and_nothing_is_written(
     before = contents(tmp_path)
     arguments, message = BAD_TRAININGS[case]
     for output in ("new", run):
-        command = ["train", "--model", "test", *arguments.split(), "--output", output]
+        command = ["train", "--preset", "test", *arguments.split(), "--output", output]
         assert re.search(message, refusal([*command, "--overwrite"], capsys))
     assert contents(tmp_path) == before
     assert not (tmp_path / "new").exists()
@@ -198,7 +271,7 @@ def test_bad_runs_are_refused_in_one_line(run, ptb, capsys):
         assert "holds no run" in refusal([command, run.parent], capsys)
     assert "the vocabulary of" in refusal(["evaluate", run, "--data-path", ptb], capsys)
     assert "--split" in refusal(["evaluate", run, "--text", "x", "--split", "test"], capsys)
-    for option, value in (("--length", "0"), ("--temperature", "0")):
+    for option, value in (("--length", "0"), ("--temperature", "-1")):
         assert option[2:] in refusal(["sample", run, option, value], capsys)
     (run.parent / "empty.txt").touch()
     assert "empty.txt is empty" in refusal(
@@ -220,7 +293,8 @@ def test_failure_on_the_way_has_another_code(tmp_path, text, capsys):
     arguments += ["--learning-rate", "1e30", "--max-grad-norm", "1e30"]
     assert main([str(argument) for argument in arguments]) == 1
     assert "error: training diverged in epoch 1" in capsys.readouterr().err
-    assert contents(tmp_path / "run") == {}
+    # What there was before the first step is there to go on from, to look at.
+    assert Run.open(tmp_path / "run").checkpoint().results == ()
 
 
 def test_interruption_is_one_line(monkeypatch, run, capsys):
@@ -232,11 +306,11 @@ def test_interruption_is_one_line(monkeypatch, run, capsys):
 
 
 def test_demo_ends_with_table_paragraph_checkpoint_and_ratio(tmp_path, monkeypatch, capsys):
-    tiny = Config.preset("test", hidden_size=8, num_steps=20)
-    monkeypatch.setattr(Config, "preset", lambda name, **changes: tiny.replace(**changes))
+    tiny = preset("test").replace(hidden_size=8, num_steps=20)
+    monkeypatch.setitem(PRESETS, "small", tiny)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
-    (tmp_path / "runs" / "demo" / "config.json").write_text("an older demo")
+    (tmp_path / "runs" / "demo" / "config.toml").write_text("an older demo")
     assert main(["demo", "--epochs", "1"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^ +1 +1 +[\d.]+ +[\d.]+ +[\d,]+$", out, re.MULTILINE)
@@ -258,7 +332,7 @@ def test_module_runs_as_a_program(tmp_path):
     command = [sys.executable, "-m", "rnnfast", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
-    for name in ("bench", "train", "evaluate", "sample", "demo"):
+    for name in ("bench", "train", "evaluate", "sample", "summary", "plot", "download", "demo"):
         assert name in done.stdout
 
 
@@ -271,13 +345,14 @@ def test_missing_extra_is_named_and_the_benchmark_runs():
         "assert main(['bench', '--seconds', '0.01', '--threads', '1']) == 0; "
         "sys.exit(main(['train']))"
     )
-    for module in ("tqdm", "safetensors"):
+    for module in ("tqdm", "safetensors", "tomli_w"):
         command = [sys.executable, "-c", code, module]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 1
         assert "rnnfast is faster than torch.nn in " in done.stdout
         assert re.fullmatch(
-            rf"rnnfast: error: .* needs? {module}: pip install rnnfast\[lm\]\n", done.stderr
+            rf"rnnfast: error: .* needs? {module.replace('_', '-')}: pip install rnnfast\[lm\]\n",
+            done.stderr,
         )
 
 

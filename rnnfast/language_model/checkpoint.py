@@ -1,16 +1,21 @@
-"""A run on disk: settings, vocabulary and weights in one folder, nothing pickled."""
+"""A run on disk: settings, vocabulary, weights and checkpoints in one folder, nothing pickled."""
 
+import dataclasses
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..text import InputError, Vocabulary, read_text, write_atomically
 from .config import Config
+from .distributed import Processes
 from .model import LanguageModel
-from .training import EpochResult
+from .results import Checkpoint, EpochResult, best_of
 
 try:
     from safetensors import SafetensorError, safe_open
@@ -19,6 +24,8 @@ except ImportError as error:
     raise ImportError("checkpoints need safetensors: pip install rnnfast[lm]") from error
 
 WEIGHTS = ("best", "last")
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(InputError):
@@ -29,24 +36,37 @@ class Run:
     """The folder of one training.
 
     ========================  ================================================================
-    ``config.json``           the :class:`Config`
+    ``config.toml``           the :class:`Config`
     ``vocabulary.json``       the :class:`~rnnfast.text.Vocabulary`
     ``best.safetensors``      the weights of the epoch with the best validation perplexity
-    ``last.safetensors``      the weights of the last epoch
+    ``last.safetensors``      the last :class:`Checkpoint`: all that the training needs to go on
+    ``previous.safetensors``  the one before, for when the last is damaged
     ========================  ================================================================
 
-    Each file is replaced in one step. A weights file holds, as metadata, the fingerprints of the
-    vocabulary and the settings it was trained with and of its own weights, so that files that do
-    not belong together, or are damaged, are told and refused.
+    Each file is replaced in one step, once its content is on the disk, so that a crash at any
+    moment leaves a checkpoint to go on from. A ``safetensors`` file holds, as metadata, the
+    fingerprints of the vocabulary and the settings it was trained with and of its own content, so
+    that files that do not belong together, or are damaged, are told and refused. The number of
+    epochs is no part of the settings' fingerprint: a run may be trained for more.
 
-    Made by :meth:`create` for a training and by :meth:`open` for a trained model.
+    Made by :meth:`create` for a training and by :meth:`open` for one that was begun.
+
+    Examples::
+
+        >>> run = Run.create("runs/ptb", config, corpus.vocabulary)
+        >>> fit(model, corpus, config.training, recorder=run)  # killed
+        >>> run = Run.open("runs/ptb")
+        >>> fit(model, corpus, run.config.training, recorder=run, start=run.checkpoint())
+        >>> model = run.load_model()
     """
 
     def __init__(self, path: str | os.PathLike, config: Config, vocabulary: Vocabulary) -> None:
         self.path = Path(path)
         self.config = config
         self.vocabulary = vocabulary
-        self._has_files_of_this_run = False
+        self._is_new = True
+        self._was_read = False
+        self._last_is_sound = True
 
     @classmethod
     def create(
@@ -72,18 +92,23 @@ class Run:
         return cls(path, config, vocabulary)
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> "Run":
-        """A run that was trained.
+    def open(cls, path: str | os.PathLike, *, epochs: int | None = None) -> "Run":
+        """A run whose training was begun.
+
+        Args:
+            path: the folder.
+            epochs: for how many epochs it is trained, in place of the settings' number.
 
         Raises:
             CheckpointError: the folder or a file is missing or damaged.
+            InputError: the number of epochs is out of range.
         """
         path = Path(path)
         if not path.is_dir():
             raise CheckpointError(f"{path} is not a folder: expected one that holds a run")
         parsed = []
         for file_name, parse in (
-            ("config.json", Config.from_json),
+            ("config.toml", Config.from_toml),
             ("vocabulary.json", Vocabulary.from_json),
         ):
             file = path / file_name
@@ -93,51 +118,91 @@ class Run:
                 parsed.append(parse(read_text(file)))
             except InputError as error:
                 raise CheckpointError(f"{file} is damaged: {error}") from None
-        return cls(path, *parsed)
+        config, vocabulary = parsed
+        run = cls(path, config if epochs is None else config.replace(epochs=epochs), vocabulary)
+        run._is_new = False
+        return run
 
     def begin(self) -> None:
-        """Make the folder and prove that it can be written to.
-
-        A run that stands there stays whole until the first :meth:`save`.
+        """Make the folder ready for a training: a new run takes the place of one that is there.
 
         Raises:
-            CheckpointError: the folder cannot be made or written to.
+            CheckpointError: the folder cannot be made or written to, or holds a training whose
+                checkpoint was not read: it would be lost.
         """
-        probe = self.path / ".begin.tmp"
+        if not (self._is_new or self._was_read):
+            raise CheckpointError(
+                f"{self.path} holds a training: start=run.checkpoint() goes on with it"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            if self._is_new:
+                # In this order a crash leaves no file beside a config.toml that it is not of.
+                for name in ("config.toml", *(f"{name}.safetensors" for name in _TENSOR_FILES)):
+                    (self.path / name).unlink(missing_ok=True)
+                self.vocabulary.save(self.path / "vocabulary.json")
+                self._is_new = False
+            write_atomically(self.path / "config.toml", self.config.to_toml().encode())
         except OSError as error:
             raise CheckpointError(f"cannot write to {self.path}: {error.strerror}") from None
 
-    def save(self, model: LanguageModel, result: EpochResult, *, is_best: bool) -> None:
-        """Write the weights after an epoch, as the last and, where they are, as the best."""
-        if not self._has_files_of_this_run:
-            for name in WEIGHTS:
-                self._weights_path(name).unlink(missing_ok=True)
-            self.vocabulary.save(self.path / "vocabulary.json")
-            write_atomically(self.path / "config.json", self.config.to_json().encode())
-            self._has_files_of_this_run = True
-        weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-        metadata = {
-            "config": self.config.fingerprint,
-            "vocabulary": self.vocabulary.fingerprint,
-            "weights": _weights_fingerprint(weights),
-            "epoch": str(result.epoch),
-            "valid_perplexity": repr(result.valid_perplexity),
-        }
-        content = save(weights, metadata)
+    def save(self, checkpoint: Checkpoint, *, is_best: bool) -> None:
+        """Write a checkpoint as the last, and its best weights where they are new.
+
+        Args:
+            checkpoint: where the training stands.
+            is_best: whether its best weights are others than at the call before.
+        """
         if is_best:
-            write_atomically(self._weights_path("best"), content)
-        write_atomically(self._weights_path("last"), content)
+            self._save_best(checkpoint)
+        tensors, plain = _flatten(checkpoint)
+        temporary = self._write("last", tensors, {"checkpoint": json.dumps(plain)})
+        last = self._path("last")
+        # A crash between the two leaves `previous`, which is then the last checkpoint.
+        if self._last_is_sound and last.exists():
+            os.replace(last, self._path("previous"))
+        os.replace(temporary, last)
+        _sync_folder(self.path)
+        self._last_is_sound = True
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint; the one before, with a warning in the log, if it is damaged.
+
+        Best weights that are damaged or missing on the disk are written anew from it.
+
+        Returns:
+            The checkpoint, or None if the run has none yet.
+
+        Raises:
+            CheckpointError: all that are there are damaged, or of other settings or another
+                vocabulary.
+        """
+        self._was_read = True
+        there = [name for name in _CHECKPOINTS if self._path(name).exists()]
+        errors = []
+        for name in there:
+            try:
+                checkpoint = self._read_checkpoint(name)
+            except CheckpointError as error:
+                errors.append(error)
+                self._last_is_sound = self._last_is_sound and name != "last"
+                continue
+            for error in errors:
+                _log.warning("%s; going on from %s", error, self._path(name))
+            self._mend_best(checkpoint)
+            return checkpoint
+        if errors:
+            raise CheckpointError("; ".join(map(str, errors)))
+        if self._path("best").exists():
+            raise CheckpointError(f"{self.path} has weights, but no checkpoint to go on from")
+        return None
 
     def load_model(self, weights: str = "best", *, backend: str | None = None) -> LanguageModel:
         """The model with its trained weights, in evaluation mode.
 
         Args:
-            weights: ``"best"`` or ``"last"``.
-            backend: whose LSTM runs it. Default: the one it was trained with.
+            weights: ``"best"``, or ``"last"``: those of the last checkpoint.
+            backend: whose layers run it. Default: those it was trained with.
 
         Raises:
             CheckpointError: the weights are missing, damaged, of another vocabulary, of other
@@ -145,16 +210,10 @@ class Run:
         """
         if weights not in WEIGHTS:
             raise CheckpointError(f"unknown weights {weights!r}: expected {' or '.join(WEIGHTS)}")
-        path = self._weights_path(weights)
-        tensors, metadata = _read_weights(path)
-        for name, expected in (
-            ("vocabulary", self.vocabulary.fingerprint),
-            ("config", self.config.fingerprint),
-        ):
-            if metadata.get(name) != expected:
-                raise CheckpointError(
-                    f"{path} was not trained with {self.path / name}.json: fingerprints differ"
-                )
+        path = self._path(weights)
+        tensors = self._read(weights)[0]
+        if weights == "last":
+            tensors = _section(tensors, "model")
         config = self.config if backend is None else self.config.replace(backend=backend)
         model = LanguageModel(len(self.vocabulary), config.model)
         expected_shapes = {name: tuple(v.shape) for name, v in model.state_dict().items()}
@@ -168,8 +227,72 @@ class Run:
         model.load_state_dict(tensors)
         return model.eval()
 
-    def _weights_path(self, name: str) -> Path:
+    def _save_best(self, checkpoint: Checkpoint) -> None:
+        best = best_of(checkpoint.results)
+        metadata = {"epoch": str(best.epoch), "valid_perplexity": repr(best.valid_perplexity)}
+        temporary = self._write("best", checkpoint.best_weights, metadata)
+        os.replace(temporary, self._path("best"))
+
+    def _mend_best(self, checkpoint: Checkpoint) -> None:
+        if not (checkpoint.best_weights and Processes.launched().is_main):
+            return
+        try:
+            self._read("best")
+        except CheckpointError as error:
+            _log.warning("%s; written anew from the checkpoint", error)
+            self._save_best(checkpoint)
+
+    def _read_checkpoint(self, name: str) -> Checkpoint:
+        tensors, metadata = self._read(name)
+        return _unflatten(tensors, json.loads(metadata["checkpoint"]))
+
+    def _write(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+        """Writes a file under a temporary name, which is returned when all is on the disk."""
+        tensors = _unshared(tensors)
+        metadata = {
+            **metadata,
+            "config": _fingerprint(self.config),
+            "vocabulary": self.vocabulary.fingerprint,
+            "torch": torch.__version__,
+        }
+        metadata["content"] = _content_fingerprint(tensors, metadata)
+        # The same name each time: what a killed training left is overwritten.
+        temporary = self.path / f".{name}.safetensors.tmp"
+        with open(temporary, "wb") as file:
+            file.write(save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata of a file that is whole and of this run."""
+        path = self._path(name)
+        if not path.is_file():
+            raise CheckpointError(f"{path.parent} holds no such weights: {path.name} is missing")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is truncated or damaged: {error}") from None
+        if metadata.pop("content", None) != _content_fingerprint(tensors, metadata):
+            raise CheckpointError(f"{path} is damaged: its content is not what was saved")
+        for key, file_name, expected in (
+            ("vocabulary", "vocabulary.json", self.vocabulary.fingerprint),
+            ("config", "config.toml", _fingerprint(self.config)),
+        ):
+            if metadata[key] != expected:
+                raise CheckpointError(
+                    f"{path} was not trained with {self.path / file_name}: fingerprints differ"
+                )
+        return tensors, metadata
+
+    def _path(self, name: str) -> Path:
         return self.path / f"{name}.safetensors"
+
+
+_CHECKPOINTS = ("last", "previous")
+_TENSOR_FILES = ("best", *_CHECKPOINTS)
 
 
 def refuse_existing(path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -177,32 +300,116 @@ def refuse_existing(path: str | os.PathLike, *, overwrite: bool = False) -> None
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path} is a file: expected a folder for the run")
-    files = ("config.json", "vocabulary.json", *(f"{name}.safetensors" for name in WEIGHTS))
+    files = ("config.toml", "vocabulary.json", *(f"{name}.safetensors" for name in _TENSOR_FILES))
     if not overwrite and any((path / file).exists() for file in files):
         raise CheckpointError(f"{path} already holds a run: choose another folder or --overwrite")
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} holds no such weights: {path.name} is missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from None
-    if metadata.get("weights") != _weights_fingerprint(tensors):
-        raise CheckpointError(f"{path} is damaged: its weights are not those that were saved")
-    return tensors, metadata
+def _flatten(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint as tensors by name and what JSON can hold."""
+    groups = checkpoint.optimizer["param_groups"]
+    kept = checkpoint.optimizer["state"]
+    tensors = {
+        **_prefixed("model", checkpoint.weights),
+        **_prefixed("best", checkpoint.best_weights),
+        **_prefixed("state", checkpoint.state),
+        **_prefixed("generator", checkpoint.generators),
+        "nats": checkpoint.nats,
+    }
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, values in kept.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                numbers.setdefault(str(index), {})[name] = value
+    plain = {
+        "optimizer": {"param_groups": groups, "state": numbers},
+        "results": [dataclasses.asdict(result) for result in checkpoint.results],
+        "window": checkpoint.window,
+        "num_tokens": checkpoint.num_tokens,
+        "seconds": checkpoint.seconds,
+    }
+    return tensors, plain
 
 
-def _weights_fingerprint(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].contiguous()
+def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> Checkpoint:
+    """The checkpoint that :func:`_flatten` was given."""
+    kept: dict[int, dict[str, Any]] = {
+        int(index): dict(values) for index, values in plain["optimizer"]["state"].items()
+    }
+    for key, value in _section(tensors, "optimizer").items():
+        index, name = key.split(".", 1)
+        kept.setdefault(int(index), {})[name] = value
+    groups = [
+        {
+            name: tuple(value) if isinstance(value, list) and name != "params" else value
+            for name, value in group.items()
+        }
+        for group in plain["optimizer"]["param_groups"]
+    ]
+    return Checkpoint(
+        weights=_section(tensors, "model"),
+        best_weights=_section(tensors, "best"),
+        optimizer={"param_groups": groups, "state": kept},
+        state=_section(tensors, "state"),
+        generators=_section(tensors, "generator"),
+        results=tuple(EpochResult(**result) for result in plain["results"]),
+        window=plain["window"],
+        nats=tensors["nats"],
+        num_tokens=plain["num_tokens"],
+        seconds=plain["seconds"],
+    )
+
+
+def _prefixed(section: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{section}.{name}": value for name, value in tensors.items()}
+
+
+def _section(tensors: dict[str, Tensor], section: str) -> dict[str, Tensor]:
+    """What :func:`_prefixed` was given."""
+    prefix = f"{section}."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own: tied weights stand in a file twice."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        if value.untyped_storage().data_ptr() in seen:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        result[name] = value
+    return result
+
+
+def _fingerprint(config: Config) -> str:
+    """The settings' fingerprint, whatever the number of epochs."""
+    return config.replace(epochs=1).fingerprint
+
+
+def _content_fingerprint(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        digest.update(value.numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    """Has the names in a folder on the disk when it returns."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _describe(shape: tuple[int, ...] | None) -> str:

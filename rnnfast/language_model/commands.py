@@ -1,4 +1,4 @@
-"""The language model's commands: ``rnnfast train | evaluate | sample | demo``."""
+"""The language model's commands: ``rnnfast train``, ``evaluate``, ``sample`` and those around."""
 
 import argparse
 import textwrap
@@ -6,14 +6,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..text import SPLITS, ContinuousBatches, Corpus, InputError, read_text
+from ..summary import summary
+from ..text import SPLITS, Corpus, InputError, download_ptb, read_text
+from .chart import plot_history
 from .checkpoint import WEIGHTS, CheckpointError, Run, refuse_existing
 from .comparison import compare_backends
-from .config import BACKENDS, PRESETS, Config, DataConfig
-from .evaluation import evaluate, evaluate_text
+from .config import BACKENDS, Config, DataConfig, parse_toml
+from .distributed import Processes
+from .evaluation import Evaluation, evaluate, evaluate_text
+from .flags import add_settings, given_settings
+from .logs import CsvLog, Log, TensorBoardLog
 from .model import LanguageModel
-from .sampling import sample
-from .training import TrainingError, TrainingResult, fit
+from .presets import PRESETS, preset
+from .results import Checkpoint, TrainingResult
+from .sampling import sample, stream_text
+from .training import TrainingError, fit, validation_batches
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -29,24 +36,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     text.add_argument(
         "--data-path", metavar="DIR", help="folder with ptb.train.txt, ptb.valid.txt, ptb.test.txt"
     )
-    text.add_argument("--text", metavar="FILE", help="any UTF-8 text, split 80 : 10 : 10")
-    train.add_argument("--level", choices=["word", "char"], help="with --text (default: word)")
-    train.add_argument(
-        "--min-count",
-        type=int,
-        metavar="N",
-        help="rarer words are read as <unk> (pydoc and --text; default: 2)",
-    )
-    train.add_argument(
-        "--model", choices=list(PRESETS), default="small", help="preset (default: small)"
-    )
-    train.add_argument("--backend", choices=BACKENDS, default="rnnfast", help="whose LSTM")
+    text.add_argument("--text", metavar="PATH", help="any UTF-8 text, or a folder of *.txt")
+    train.add_argument("--preset", choices=list(PRESETS), help="settings to start from (small)")
+    train.add_argument("--config", metavar="TOML", help="settings in place of the preset's")
     train.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/NAME)")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is there")
-    preset = train.add_argument_group("in place of the preset's value")
-    for name, (kind, meaning) in _OVERRIDES.items():
-        metavar = "N" if kind is int else "X"
-        preset.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=meaning)
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was interrupted, bit for bit"
+    )
+    train.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard")
+    add_settings(train)
 
     evaluation = commands.add_parser("evaluate", help="perplexity of a trained model on a text")
     evaluation.set_defaults(command=_evaluate)
@@ -57,16 +56,52 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluation.add_argument(
         "--split", choices=SPLITS, help="part of the run's text or folder (default: test)"
     )
+    evaluation.add_argument(
+        "--accuracy", action="store_true", help="also how often the likeliest token is right"
+    )
     _add_weights_and_backend(evaluation)
 
     sampling = commands.add_parser("sample", help="text drawn from a trained model")
     sampling.set_defaults(command=_sample)
     sampling.add_argument("run", metavar="RUN", help="folder of the run")
     sampling.add_argument("--length", type=int, default=100, help="tokens to draw (default: 100)")
-    sampling.add_argument("--temperature", type=float, default=1.0, help="default: 1.0")
+    sampling.add_argument(
+        "--temperature", type=float, default=1.0, help="0: always the likeliest token (default: 1)"
+    )
+    sampling.add_argument("--top-k", type=int, metavar="K", help="of the K likeliest tokens only")
+    sampling.add_argument(
+        "--top-p", type=float, metavar="P", help="of the likeliest that together have P (nucleus)"
+    )
+    sampling.add_argument("--beam", type=int, metavar="N", help="the best of N, by beam search")
+    sampling.add_argument("--stop", metavar="TOKEN", help="end at this token, such as <eos>")
     sampling.add_argument("--prompt", default="", help="text to start from")
+    sampling.add_argument(
+        "--num-samples", type=int, default=1, metavar="N", help="texts, drawn in one batch"
+    )
     sampling.add_argument("--seed", type=int, default=0, help="default: 0")
     _add_weights_and_backend(sampling)
+
+    table = commands.add_parser("summary", help="a model's layers, shapes and parameter counts")
+    table.set_defaults(command=_summary)
+    model = table.add_mutually_exclusive_group(required=True)
+    model.add_argument("run", nargs="?", metavar="RUN", help="folder of a run")
+    model.add_argument("--preset", choices=list(PRESETS), help="or a preset")
+    table.add_argument(
+        "--vocab-size", type=int, default=10_000, metavar="N", help="with --preset (10000)"
+    )
+
+    plot = commands.add_parser("plot", help="a chart of perplexity by epoch")
+    plot.set_defaults(command=_plot)
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, in one chart")
+    plot.add_argument("--output", metavar="PNG", help="default: history.png in the first RUN")
+
+    download = commands.add_parser("download", help="the Penn Treebank, from its usual place")
+    download.set_defaults(command=_download)
+    download.add_argument("corpus", choices=["ptb"])
+    download.add_argument("folder", metavar="DIR", help="where its three files go")
+    download.add_argument(
+        "--level", choices=["word", "char"], default="word", help="of its files (default: word)"
+    )
 
     demo = commands.add_parser(
         "demo", help="train a small model on pydoc, sample from it, compare with torch"
@@ -77,24 +112,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     demo.add_argument("--overwrite", action="store_true", help="replace a run that is there")
     demo.add_argument("--epochs", type=int, default=8, help="default: 8")
-    for command in (train, evaluation, sampling, demo):
-        command.set_defaults(failures=(TrainingError, OSError))
-
-
-_OVERRIDES = {
-    "epochs": (int, "passes over the training text"),
-    "batch_size": (int, "columns of text read in parallel"),
-    "num_steps": (int, "time steps of a window"),
-    "hidden_size": (int, "units of the embedding and of each layer"),
-    "num_layers": (int, "LSTM layers"),
-    "dropout": (float, "probability that a unit is dropped"),
-    "init_scale": (float, "initial weights are uniform between plus and minus this"),
-    "learning_rate": (float, "learning rate of the first epochs"),
-    "decay_after": (int, "epochs at the full learning rate"),
-    "lr_decay": (float, "factor on the learning rate for each epoch after those"),
-    "max_grad_norm": (float, "the gradient is scaled down to this norm"),
-    "seed": (int, "seeds the initial weights and the dropout"),
-}
+    for command in (train, evaluation, sampling, table, plot, download, demo):
+        command.set_defaults(failures=(TrainingError, OSError, ImportError))
 
 
 def _add_weights_and_backend(parser: argparse.ArgumentParser) -> None:
@@ -103,38 +122,84 @@ def _add_weights_and_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    if options.data_path is not None:
-        source = {"corpus": "ptb", "path": str(Path(options.data_path).resolve())}
-    elif options.text is not None:
-        source = {"corpus": "text", "path": str(Path(options.text).resolve())}
+    if options.resume is not None:
+        run, corpus, start = _interrupted_run(options)
     else:
-        source = {"corpus": "pydoc"}
-    data = DataConfig(**source, level=options.level or "word", min_count=options.min_count)
-    changes = {name: getattr(options, name) for name in _OVERRIDES}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    config = Config.preset(options.model, data, backend=options.backend, **changes)
-    output = options.output or f"runs/{data.name}-{options.model}"
-    run, _, result = _train_run(config, output, overwrite=options.overwrite)
-    print(_table(result))
-    print(f"checkpoint: {run.path}")
+        config = _settings(options)
+        name = options.preset or "small"
+        output = options.output or f"runs/{config.data.name}-{name}"
+        run, corpus = _new_run(config, output, overwrite=options.overwrite)
+        start = None
+    result = _fit(run, corpus, start, tensorboard=options.tensorboard)
+    if Processes.launched().is_main:
+        print(_table(result))
+        print(f"checkpoint: {run.path}")
 
 
-def _train_run(
-    config: Config, output: str, *, overwrite: bool
-) -> tuple[Run, Corpus, TrainingResult]:
+def _settings(options: argparse.Namespace) -> Config:
+    """The preset's, but for what the TOML file has in its place, but for what flags have."""
+    name, tables = options.preset, {}
+    if options.config is not None:
+        tables = parse_toml(read_text(options.config))
+        name = tables.pop("preset", "small") if name is None else name
+    given = given_settings(options)
+    if options.data_path is not None:
+        given["data"] |= {"corpus": "ptb", "path": str(Path(options.data_path).resolve())}
+    elif options.text is not None:
+        given["data"] |= {"corpus": "text", "path": str(Path(options.text).resolve())}
+    elif options.corpus is not None:
+        given["data"] |= {"corpus": options.corpus}
+    return preset(name or "small").updated(tables).updated(given)
+
+
+def _new_run(config: Config, output: str, *, overwrite: bool) -> tuple[Run, Corpus]:
+    """A run, of which nothing is on the disk yet, and its text."""
+    if not Processes.launched().is_main:
+        # The main process, which alone writes, may have made the folder by now.
+        overwrite = True
     refuse_existing(output, overwrite=overwrite)
     corpus = config.data.load()
-    run = Run.create(output, config, corpus.vocabulary, overwrite=overwrite)
+    return Run.create(output, config, corpus.vocabulary, overwrite=overwrite), corpus
+
+
+def _interrupted_run(options: argparse.Namespace) -> tuple[Run, Corpus, Checkpoint | None]:
+    """A run that was begun, its text, and where to go on."""
+    given = given_settings(options)
+    epochs = given["training"].pop("epochs", None)
+    others = ("corpus", "data_path", "text", "preset", "config", "output")
+    refused = [name for name in others if getattr(options, name) is not None]
+    refused += ["overwrite"] if options.overwrite else []
+    refused += [name for section in given.values() for name in section]
+    if refused:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+        raise InputError(
+            f"--resume goes on with the run's own settings, but for --epochs: not with {flags}"
+        )
+    run = Run.open(options.resume, epochs=epochs)
+    corpus = _same_corpus(run, run.config.data)
+    return run, corpus, run.checkpoint()
+
+
+def _fit(
+    run: Run, corpus: Corpus, start: Checkpoint | None, *, tensorboard: bool
+) -> TrainingResult:
+    """Trains a run's model, with its log and chart beside its weights."""
+    config = run.config
+    model = LanguageModel(len(corpus.vocabulary), config.model, seed=config.training.seed)
+    if not Processes.launched().is_main:
+        return fit(model, corpus, config.training, start=start)
     tokens = " / ".join(f"{len(corpus.split(split)):,}" for split in SPLITS)
     print(
         f"{corpus.name}: {tokens} tokens to train / validate / test, "
         f"{len(corpus.vocabulary):,} types",
         flush=True,
     )
-    model = LanguageModel(len(corpus.vocabulary), config.model, seed=config.training.seed)
     weights = sum(parameter.numel() for parameter in model.parameters())
     print(f"model: {weights:,} weights, backend {config.model.backend}", flush=True)
-    return run, corpus, fit(model, corpus, config.training, recorder=run)
+    logs: list[Log] = [CsvLog(run.path / "log.csv")]
+    if tensorboard:
+        logs.append(TensorBoardLog(run.path / "tensorboard"))
+    return fit(model, corpus, config.training, start=start, recorder=run, logs=logs)
 
 
 def _table(result: TrainingResult) -> str:
@@ -153,9 +218,15 @@ def _table(result: TrainingResult) -> str:
 
 def _evaluate(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
+    training = run.config.training
+    boundary = None if training.boundary is None else run.vocabulary.id_of(training.boundary)
     if options.text is None:
         name = options.split or "test"
-        tokens = _own_split(run, options.data_path, name)
+        data = run.config.data
+        if options.data_path is not None:
+            path = str(Path(options.data_path).resolve())
+            data = DataConfig("ptb", path, data.level if data.corpus == "ptb" else "word")
+        tokens = _same_corpus(run, data).split(name)
     elif options.split is None:
         name = options.text
         tokens = _encode_file(run, options.text)
@@ -164,26 +235,31 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = run.load_model(options.weights, backend=options.backend)
     if options.text is None and name != "test":
         # As in training, so that the number is that of the training's log.
-        training = run.config.training
-        batches = ContinuousBatches(tokens, training.batch_size, training.num_steps, name=name)
-        perplexity, num_targets = evaluate(model, batches), batches.num_tokens
+        batches = validation_batches(tokens, training, run.vocabulary, name)
+        found = evaluate(model, batches, accuracy=options.accuracy)
     else:
-        perplexity, num_targets = evaluate_text(model, tokens, name), len(tokens) - 1
-    print(f"{name}: perplexity {perplexity:.2f} over {num_targets:,} tokens")
+        found = evaluate_text(model, tokens, name, boundary=boundary, accuracy=options.accuracy)
+    print(f"{name}: {_described(found, run)} over {found.num_tokens:,} tokens")
 
 
-def _own_split(run: Run, data_path: str | None, split: str) -> Tensor:
-    """A part of the text that the run was trained on, or of that folder, as ids."""
-    data = run.config.data
-    if data_path is not None:
-        data = DataConfig("ptb", str(Path(data_path).resolve()))
+def _described(found: Evaluation, run: Run) -> str:
+    parts = [f"perplexity {found.perplexity:.2f}"]
+    if run.vocabulary.level == "char":
+        parts.append(f"{found.bits_per_token:.4f} bits per character")
+    if found.accuracy is not None:
+        parts.append(f"accuracy {found.accuracy:.2%}")
+    return ", ".join(parts)
+
+
+def _same_corpus(run: Run, data: DataConfig) -> Corpus:
+    """A text of three parts with the vocabulary that the run was trained with."""
     corpus = data.load()
     if corpus.vocabulary != run.vocabulary:
         raise CheckpointError(
             f"the vocabulary of {corpus.name} ({len(corpus.vocabulary):,} types) is not the one "
             f"that {run.path} was trained with ({len(run.vocabulary):,} types)"
         )
-    return corpus.split(split)
+    return corpus
 
 
 def _encode_file(run: Run, path: str) -> Tensor:
@@ -198,24 +274,48 @@ def _encode_file(run: Run, path: str) -> Tensor:
 def _sample(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
     model = run.load_model(options.weights, backend=options.backend)
-    print(
-        sample(
-            model,
-            run.vocabulary,
-            length=options.length,
-            temperature=options.temperature,
-            prompt=options.prompt,
-            seed=options.seed,
-        )
+    names = ("length", "prompt", "temperature", "top_k", "top_p", "stop", "seed")
+    chosen = {name: getattr(options, name) for name in names}
+    if options.beam is None and options.num_samples == 1:
+        for piece in stream_text(model, run.vocabulary, **chosen):
+            print(piece, end="", flush=True)
+        print()
+        return
+    texts = sample(
+        model, run.vocabulary, **chosen, beam=options.beam, num_samples=options.num_samples
     )
+    print("\n\n".join(texts))
+
+
+def _summary(options: argparse.Namespace) -> None:
+    if options.run is not None:
+        run = Run.open(options.run)
+        model = LanguageModel(len(run.vocabulary), run.config.model)
+    else:
+        if options.vocab_size < 1:
+            raise InputError(f"--vocab-size must be at least 1, got {options.vocab_size}")
+        model = LanguageModel(options.vocab_size, preset(options.preset).model)
+    print(summary(model))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    runs = [Run.open(run).path for run in options.runs]
+    output = options.output or runs[0] / "history.png"
+    plot_history([run / "log.csv" for run in runs], output)
+    print(output)
+
+
+def _download(options: argparse.Namespace) -> None:
+    print(download_ptb(options.folder, options.level))
 
 
 def _demo(options: argparse.Namespace) -> None:
     # The text is a twentieth of the Penn Treebank: one more epoch at the full learning rate.
-    config = Config.preset("small", epochs=options.epochs, decay_after=5)
+    config = preset("small").replace(epochs=options.epochs, decay_after=5)
     output = options.output or "runs/demo"
     overwrite = options.overwrite or options.output is None
-    run, corpus, result = _train_run(config, output, overwrite=overwrite)
+    run, corpus = _new_run(config, output, overwrite=overwrite)
+    result = _fit(run, corpus, None, tensorboard=False)
     print(f"\n{_table(result)}")
     model = Run.open(run.path).load_model()
     paragraph = sample(model, corpus.vocabulary, length=120, temperature=0.7, prompt="The class")

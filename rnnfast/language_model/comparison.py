@@ -10,7 +10,8 @@ import torch
 from ..text import ContinuousBatches, Corpus, InputError
 from .config import BACKENDS, Config
 from .model import LanguageModel, State
-from .training import new_optimizer, train_step
+from .optimizers import new_optimizer
+from .steps import train_step
 
 
 @dataclass(frozen=True)

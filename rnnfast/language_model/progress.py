@@ -1,5 +1,6 @@
 """The progress bar of one epoch: perplexity and words per second while it trains."""
 
+import math
 import sys
 import time
 
@@ -21,18 +22,15 @@ class EpochProgress:
     Args:
         title: text before the numbers.
         num_windows: windows of the epoch.
-        num_steps: time steps of a window.
-        batch_size: columns of a window.
-        show: whether anything is drawn; the words per second are counted all the same.
+        in_bits: whether bits per token, which are characters then, stand beside the perplexity.
+        show: whether anything is drawn.
     """
 
     def __init__(
-        self, title: str, num_windows: int, num_steps: int, batch_size: int, show: bool = True
+        self, title: str, num_windows: int, *, in_bits: bool = False, show: bool = True
     ) -> None:
         self.title = title
-        self.num_steps = num_steps
-        self.batch_size = batch_size
-        self.words_per_second = 0.0
+        self.in_bits = in_bits
         self._interval = 0.25 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             total=num_windows,
@@ -42,22 +40,21 @@ class EpochProgress:
             miniters=1,  # each update is drawn: they come at the interval above
             mininterval=0,
         )
-        self._start = self._last = time.perf_counter()
+        self._last = time.perf_counter()
 
-    def update(self, done: int, loss_sum: Tensor) -> None:
-        """Take note that ``done`` windows are trained, the sum of whose losses is ``loss_sum``."""
+    def update(self, done: int, nats: Tensor, num_tokens: int, words_per_second: float) -> None:
+        """Take note that ``done`` windows are trained, whose targets' losses sum to ``nats``."""
         now = time.perf_counter()
-        self.words_per_second = done * self.num_steps * self.batch_size / (now - self._start)
         if now - self._last >= self._interval and not self._bar.disable:
             self._last = now
-            mean_loss = loss_sum.item() / (done * self.num_steps)
-            self._describe(f"perplexity {perplexity(mean_loss):.2f}")
+            self._describe(self._text(nats.item() / num_tokens), words_per_second)
             self._bar.update(done - self._bar.n)
 
-    def finish(self, train_perplexity: float, valid_perplexity: float) -> None:
-        """Fill the bar and let the epoch's results stand there when it is closed."""
+    def finish(self, train_loss: float, valid_loss: float, words_per_second: float) -> None:
+        """Fill the bar and let the epoch's losses, in nats, stand there when it is closed."""
         self._bar.n = self._bar.total
-        self._describe(f"perplexity train {train_perplexity:.2f}, valid {valid_perplexity:.2f}")
+        losses = f"train {self._text(train_loss)}, valid {self._text(valid_loss)}"
+        self._describe(losses, words_per_second)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -69,6 +66,11 @@ class EpochProgress:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _describe(self, numbers: str) -> None:
-        text = f"{self.title}: {numbers}, {self.words_per_second:,.0f} words/s"
+    def _text(self, mean_loss: float) -> str:
+        bits = f" ({mean_loss / math.log(2):.3f} bits)" if self.in_bits else ""
+        return f"{perplexity(mean_loss):.2f}{bits}"
+
+    def _describe(self, losses: str, words_per_second: float) -> None:
+        unit = "characters" if self.in_bits else "words"
+        text = f"{self.title}: perplexity {losses}, {words_per_second:,.0f} {unit}/s"
         self._bar.set_description_str(text, refresh=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import scaling
+import text
 import variants
 
 from rnnfast.benchmark import measure
@@ -62,10 +63,19 @@ def test_variants(tmp_path):
         assert row.proj_size == (30 if row.variant == "proj_size" else 0)
 
 
+def test_text(tmp_path):
+    encoding, counting = run(text, tmp_path / "t.csv", text.TextResult)
+    assert (encoding.task, counting.task) == ("encode_file", "count_tokens")
+    for row in (encoding, counting):
+        assert 0 < row.types < row.tokens < 1e6 * row.megabytes
+        assert row.rounds >= 5 and row.ratio > 0
+        assert row.megabytes_per_second > 0 and row.peer_megabytes_per_second > 0
+
+
 def test_all_are_run_by_one_command(monkeypatch, capsys):
     """With --smoke each script once; else each into its own file, and then the report."""
     scripts = ("layers", "packed", "variants", "quantized", "latency", "language_model_step")
-    names = (*scripts, "scaling", "report")
+    names = (*scripts, "sampling", "text", "scaling", "report")
     calls = []
     for name in names:
         module = __import__(name)

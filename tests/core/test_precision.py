@@ -312,6 +312,18 @@ def test_names_of_precisions():
     assert rnnfast.get_precision() == "bf16"
 
 
+def test_precision_of_a_block_ends_with_it():
+    with backend.precision("bf16"):
+        assert rnnfast.get_precision() == "bf16"
+        with backend.precision("fp32"):
+            assert rnnfast.get_precision() == "fp32"
+        assert rnnfast.get_precision() == "bf16"
+    assert rnnfast.get_precision() == "fp32"
+    with pytest.raises(KeyError), backend.precision("bf16"):
+        raise KeyError
+    assert rnnfast.get_precision() == "fp32"
+
+
 def test_float64_has_no_such_products():
     tensors = [torch.randn(2, 2, 3), torch.randn(2, 5), torch.randn(5, 3), torch.randn(5, 5)]
     with pytest.raises(RuntimeError, match="bf16 must be False where input has dtype Double"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnnfast.language_model import Config, DataConfig
+from rnnfast.language_model import Config, DataConfig, preset
 from rnnfast.text import Corpus
 
 
@@ -10,9 +10,8 @@ from rnnfast.text import Corpus
 def config(tmp_path) -> Config:
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat and the dog ran to the cat\nso it is\n" * 40)
-    return Config.preset(
-        "test",
-        DataConfig("text", str(path)),
+    return preset("test").replace(
+        data=DataConfig("text", str(path)),
         hidden_size=16,
         num_steps=5,
         batch_size=4,
