@@ -282,3 +282,22 @@ def _visible(bins: list[tuple[float, float, int]]) -> list[tuple[float, float, i
     """Those that hold at least 2 steps of 1000; the percentiles in the table tell of the others."""
     least = 2e-3 * sum(count for _, _, count in bins)
     return [bin for bin in bins if bin[2] >= least]
+
+
+def tutorials(panels: dict[str, dict[str, list[tuple[int, float, float]]]]) -> "Figure":
+    """Perplexity by epoch: by panel and training, the epoch, that in training, that held out."""
+    figure, axes = _panels(1, len(panels), 5.2 * len(panels), 3.9)
+    for axis, (title, trained) in zip(axes.flat, panels.items(), strict=True):
+        colors = (*COLORS.values(), "#CC79A7", "#E69F00", "#56B4E9", INK, FAINT)
+        for (name, epochs), color in zip(trained.items(), itertools.cycle(colors), strict=False):
+            numbers, train, held_out = zip(*epochs, strict=True)
+            axis.plot(numbers, train, color=color, alpha=0.7, linewidth=1.3, linestyle=(0, (3, 2)))
+            axis.plot(numbers, held_out, color=color, linewidth=1.8, marker=".", label=name)
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("perplexity (dashed: training)")
+        values = [value for epochs in trained.values() for epoch in epochs for value in epoch[1:]]
+        _logarithmic(axis.yaxis, values)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, fontsize=8)
+    return figure

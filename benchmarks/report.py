@@ -14,13 +14,17 @@ from pathlib import Path
 import charts
 from latency import HistogramBin, LatencyResult
 from scaling import STUDIES, ScalingResult
-from tables import TABLES, THREADS, Layers, read
+from tables import TABLES, THREADS, Layers, read, trainings
+from tutorials import EpochRow
 
 from rnnfast.benchmark.layers import CELLS, MODES, SHAPES, LayerResult
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("performance.md", "language_models.md")),
+)
 IMAGES = ROOT / "docs" / "images"
 
 
@@ -86,7 +90,24 @@ def draw_latency(folder: Path) -> "dict[str, charts.Figure]":
     return {"latency": charts.latency(panels)} if panels else {}
 
 
-CHARTS = (draw_layers, draw_scaling, draw_latency)
+def draw_tutorials(folder: Path) -> "dict[str, charts.Figure]":
+    panels: dict[str, dict[str, list[tuple[int, float, float]]]] = {}
+    for (name, backend, precision), epochs in trainings(
+        read(folder, "tutorials.csv", EpochRow)
+    ).items():
+        text, model = name.split("-", 1)
+        label = " ".join([model, *({backend, precision} - {"rnnfast", "fp32"})])
+        curve = [(row.epoch, row.train_perplexity, row.valid_perplexity) for row in epochs]
+        panels.setdefault(TITLES[text], {})[label] = curve
+    return {"tutorials": charts.tutorials(panels)} if panels else {}
+
+
+TITLES = {
+    "ptb": "Penn Treebank, words",
+    "quijote": "Don Quijote, letters",
+    "shakespeare": "Tiny Shakespeare, characters",
+}
+CHARTS = (draw_layers, draw_scaling, draw_latency, draw_tutorials)
 
 
 def fill(text: str, folder: Path) -> str:

@@ -9,6 +9,7 @@ from latency import LatencyResult
 from packed import PackedResult
 from quantized import QuantizedResult
 from scaling import TBPTT_STEPS, ScalingResult
+from tutorials import TUTORIALS, EpochRow
 from variants import VariantResult
 
 from rnnfast.benchmark import measure
@@ -336,6 +337,36 @@ def language_model_table(rows: list[StepResult]) -> str:
     return f"{table(heads, lines, 2)}\n\n{note}"
 
 
+def tutorials_table(folder: Path) -> str:
+    """Each training of a tutorial after its last epoch, beside what the tutorial published."""
+    rows = read(folder, "tutorials.csv", EpochRow)
+    heads = ["tutorial", "layers of", "epochs", "train", "valid", "test"]
+    heads += ["published train", "valid", "test"]
+    lines = []
+    for (name, backend, precision), epochs in trainings(rows).items():
+        last, published = epochs[-1], TUTORIALS[name]
+        whose = backend if precision == "fp32" else f"{backend}, {precision}"
+        ours = (last.train_perplexity, last.valid_perplexity, last.test_perplexity)
+        theirs = (published.train, published.valid, published.test)
+        perplexities = ["" if value is None else f"{value:.2f}" for value in (*ours, *theirs)]
+        lines.append([name, whose, f"{last.epoch} of {last.epochs}", *perplexities])
+    return (
+        f"{table(heads, lines, text_columns=3)}\n\n"
+        "Perplexity of a word or, for quijote and shakespeare, of a character, after the last "
+        "epoch that was trained. In training it is of each window before its update; on the test "
+        "text (quijote: a further part held out) of the weights that validate best, the text read "
+        f"as one column. {where(rows)}"
+    )
+
+
+def trainings(rows: Sequence[EpochRow]) -> dict[tuple[str, str, str], list[EpochRow]]:
+    """The epochs of each training, by tutorial, backend and precision."""
+    found: dict[tuple[str, str, str], list[EpochRow]] = {}
+    for row in rows:
+        found.setdefault((row.tutorial, row.backend, row.precision), []).append(row)
+    return found
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "benchmark": ratio_table,
     "summary": summary_table,
@@ -348,4 +379,5 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "packed": packed_table,
     "latency": latency_table,
     "language_model": language_model_table,
+    "tutorials": tutorials_table,
 }

@@ -1,6 +1,7 @@
 """A run on disk: settings, vocabulary, weights and checkpoints in one folder, nothing pickled."""
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..text import InputError, Vocabulary, read_text, write_atomically
-from .config import Config
+from .config import Config, parse_toml
 from .distributed import Processes
 from .model import LanguageModel
 from .results import Checkpoint, EpochResult, best_of
 
 try:
+    import tomli_w
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
 except ImportError as error:
@@ -64,6 +66,7 @@ class Run:
         self.path = Path(path)
         self.config = config
         self.vocabulary = vocabulary
+        self._tables = parse_toml(config.to_toml())
         self._is_new = True
         self._was_read = False
         self._last_is_sound = True
@@ -108,7 +111,7 @@ class Run:
             raise CheckpointError(f"{path} is not a folder: expected one that holds a run")
         parsed = []
         for file_name, parse in (
-            ("config.toml", Config.from_toml),
+            ("config.toml", _parse_settings),
             ("vocabulary.json", Vocabulary.from_json),
         ):
             file = path / file_name
@@ -118,8 +121,12 @@ class Run:
                 parsed.append(parse(read_text(file)))
             except InputError as error:
                 raise CheckpointError(f"{file} is damaged: {error}") from None
-        config, vocabulary = parsed
-        run = cls(path, config if epochs is None else config.replace(epochs=epochs), vocabulary)
+        (tables, config), vocabulary = parsed
+        if epochs is not None:
+            config = config.replace(epochs=epochs)
+            tables = _with_epochs(tables, epochs)
+        run = cls(path, config, vocabulary)
+        run._tables = tables
         run._is_new = False
         return run
 
@@ -127,8 +134,8 @@ class Run:
         """Make the folder ready for a training: a new run takes the place of one that is there.
 
         Raises:
-            CheckpointError: the folder cannot be made or written to, or holds a training whose
-                checkpoint was not read: it would be lost.
+            CheckpointError: the folder cannot be made or written to; another process trains in it;
+                or it holds a training whose checkpoint was not read and would be lost.
         """
         if not (self._is_new or self._was_read):
             raise CheckpointError(
@@ -136,13 +143,14 @@ class Run:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
             if self._is_new:
                 # In this order a crash leaves no file beside a config.toml that it is not of.
                 for name in ("config.toml", *(f"{name}.safetensors" for name in _TENSOR_FILES)):
                     (self.path / name).unlink(missing_ok=True)
                 self.vocabulary.save(self.path / "vocabulary.json")
                 self._is_new = False
-            write_atomically(self.path / "config.toml", self.config.to_toml().encode())
+            write_atomically(self.path / "config.toml", tomli_w.dumps(self._tables).encode())
         except OSError as error:
             raise CheckpointError(f"cannot write to {self.path}: {error.strerror}") from None
 
@@ -227,6 +235,14 @@ class Run:
         model.load_state_dict(tensors)
         return model.eval()
 
+    def _lock(self) -> None:
+        """Keeps other processes from training here for as long as this one lives."""
+        self._locked = open(self.path / ".lock", "w")
+        try:
+            fcntl.lockf(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process is training in {self.path}") from None
+
     def _save_best(self, checkpoint: Checkpoint) -> None:
         best = best_of(checkpoint.results)
         metadata = {"epoch": str(best.epoch), "valid_perplexity": repr(best.valid_perplexity)}
@@ -251,7 +267,7 @@ class Run:
         tensors = _unshared(tensors)
         metadata = {
             **metadata,
-            "config": _fingerprint(self.config),
+            "config": _fingerprint(self._tables),
             "vocabulary": self.vocabulary.fingerprint,
             "torch": torch.__version__,
         }
@@ -279,7 +295,7 @@ class Run:
             raise CheckpointError(f"{path} is damaged: its content is not what was saved")
         for key, file_name, expected in (
             ("vocabulary", "vocabulary.json", self.vocabulary.fingerprint),
-            ("config", "config.toml", _fingerprint(self.config)),
+            ("config", "config.toml", _fingerprint(self._tables)),
         ):
             if metadata[key] != expected:
                 raise CheckpointError(
@@ -389,9 +405,19 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _fingerprint(config: Config) -> str:
-    """The settings' fingerprint, whatever the number of epochs."""
-    return config.replace(epochs=1).fingerprint
+def _parse_settings(text: str) -> tuple[dict[str, Any], Config]:
+    """The settings as they stand in the text, and with defaults for those that do not."""
+    return parse_toml(text), Config.from_toml(text)
+
+
+def _with_epochs(tables: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The same settings but for the number of epochs."""
+    return {**tables, "training": {**tables.get("training", {}), "epochs": epochs}}
+
+
+def _fingerprint(tables: dict[str, Any]) -> str:
+    """SHA-256 of the settings, whatever the number of epochs."""
+    return hashlib.sha256(tomli_w.dumps(_with_epochs(tables, 1)).encode()).hexdigest()
 
 
 def _content_fingerprint(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

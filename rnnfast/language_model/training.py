@@ -149,7 +149,7 @@ def fit(
         start: where to go on. The result is, bit for bit, that of a training that was not left, on
             the same machine with the same number of processes and settings (but for more epochs).
         recorder: keeps checkpoints, for example a :class:`~rnnfast.language_model.Run`.
-        logs: are told the result of each epoch, and closed.
+        logs: are told the result of each epoch, those before ``start`` first, and closed.
         checkpoint_seconds: how often a checkpoint is kept within an epoch; 0: after each update.
         accuracy: whether the accuracy on the validation and test text is computed too.
         show_progress: whether to show a progress bar for each epoch, on stderr.
@@ -169,9 +169,6 @@ def fit(
         if start is not None:
             training.resume(start)
         try:
-            for log in logs:
-                for result in training.results:
-                    log.write(result)
             if is_finished(config, training.results):
                 done = len(training.results)
                 _log.warning(
@@ -379,6 +376,9 @@ def _run(
     config, processes = training.config, training.processes
     train, valid = (b.shard(processes.rank, processes.world_size) for b in (train, valid))
     keeper.begin()
+    for log in logs:
+        for result in training.results:
+            log.write(result)
     while not is_finished(config, training.results):
         epoch = len(training.results)
         title = f"epoch {epoch + 1}/{config.epochs}"

@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from rnnfast.language_model import (
 from rnnfast.language_model.checkpoint import _content_fingerprint
 from rnnfast.text import Vocabulary
 
-FILES = {"config.toml", "vocabulary.json", "best.safetensors", "last.safetensors"}
+FILES = {"config.toml", "vocabulary.json", "best.safetensors", "last.safetensors", ".lock"}
 
 
 def result(epoch: int, valid_perplexity: float = 12.5) -> EpochResult:
@@ -214,6 +216,44 @@ def test_training_from_the_start_does_not_replace_a_run_that_was_opened(run, con
     with pytest.raises(CheckpointError, match=r"start=run.checkpoint\(\) goes on with it"):
         fit(model, corpus, config.training, recorder=Run.open(run.path), show_progress=False)
     assert contents(run.path) == before
+
+
+def test_settings_that_a_later_version_adds_have_their_default(tmp_path, config, corpus, model):
+    run = Run.create(tmp_path / "run", config, corpus.vocabulary)
+    del run._tables["training"]["non_monotone"]
+    run.begin()
+    run.save(checkpoint_of(model, result(1)), is_best=True)
+    for epochs in (None, 9):
+        opened = Run.open(run.path, epochs=epochs)
+        assert opened.config.training.non_monotone == 5
+        opened.load_model()
+        opened.checkpoint()
+        opened.begin()
+    opened.save(checkpoint_of(model, result(1), window=1), is_best=False)
+    Run.open(run.path).load_model()
+    assert Run.open(run.path).checkpoint().window == 1
+
+
+def test_two_processes_do_not_train_in_one_folder(run):
+    code = f"""
+import fcntl, sys
+file = open({str(run.path / ".lock")!r}, "w")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    del run._locked  # this process holds it
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"locked\n"
+        opened = Run.open(run.path)
+        opened.checkpoint()
+        with pytest.raises(CheckpointError, match="another process is training in .*first"):
+            opened.begin()
+        other.kill()
+        other.wait()
+        opened.begin()
 
 
 def test_epochs_are_no_part_of_what_must_agree(run):
