@@ -8,37 +8,20 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rnnfast import chart_style
+from rnnfast.chart_style import FAINT, GRID, INK, PAPER
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): told apart whatever one's colour vision.
-COLORS = {"LSTM": "#0072B2", "GRU": "#D55E00", "RNN": "#009E73"}
-INK, FAINT, GRID, PAPER = "#222222", "#8A8A8A", "#E4E4E4", "#FFFFFF"
+COLORS = dict(zip(("LSTM", "GRU", "RNN"), chart_style.COLORS, strict=False))
 MARKERS = {"LSTM": "o", "GRU": "s", "RNN": "D"}
 
-# The background is opaque, for a page may be light or dark. A fixed salt and no date: the same
-# numbers give the same file.
+# With a fixed salt and no date the same numbers give the same file.
 STYLE = {
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
+    **chart_style.STYLE,
     "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
     "xtick.minor.size": 0,
-    "font.size": 10,
-    "legend.frameon": False,
     "svg.hashsalt": "rnnfast",
 }
 
@@ -288,7 +271,7 @@ def tutorials(panels: dict[str, dict[str, list[tuple[int, float, float]]]]) -> "
     """Perplexity by epoch: by panel and training, the epoch, that in training, that held out."""
     figure, axes = _panels(1, len(panels), 5.2 * len(panels), 3.9)
     for axis, (title, trained) in zip(axes.flat, panels.items(), strict=True):
-        colors = (*COLORS.values(), "#CC79A7", "#E69F00", "#56B4E9", INK, FAINT)
+        colors = (*chart_style.COLORS, INK, FAINT)
         for (name, epochs), color in zip(trained.items(), itertools.cycle(colors), strict=False):
             numbers, train, held_out = zip(*epochs, strict=True)
             axis.plot(numbers, train, color=color, alpha=0.7, linewidth=1.3, linestyle=(0, (3, 2)))

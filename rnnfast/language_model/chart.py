@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import chart_style
+from ..chart_style import COLORS, FAINT, INK
 from ..text import InputError, write_atomically
 from .logs import CsvLog, Number
 from .results import EpochResult
@@ -20,30 +22,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike
 Epochs = Sequence[EpochResult] | PathLike
 
-# Okabe and Ito (2008): told apart whatever one's colour vision.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, FAINT, GRID, PAPER = "#222222", "#8A8A8A", "#E4E4E4", "#FFFFFF"
-STYLE = {
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "font.size": 10,
-    "legend.frameon": False,
-}
+STYLE = {**chart_style.STYLE, "ytick.minor.size": 0}
 TRAIN = {"alpha": 0.7, "linewidth": 1.3, "linestyle": (0, (3, 2))}
 RING = {"marker": "o", "markersize": 10, "markerfacecolor": "none"}
 FIELDS = ("epoch", "learning_rate", "train_perplexity", "valid_perplexity")
