@@ -17,7 +17,10 @@ except ImportError as error:
 else:
     _missing_extra = None
 
-_LANGUAGE_MODEL = ("train", "evaluate", "sample", "summary", "plot", "download", "demo")
+_LANGUAGE_MODEL = (
+    *("train", "evaluate", "sample", "summary", "plot"),
+    *("download", "encode", "demo"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

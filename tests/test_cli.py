@@ -10,7 +10,7 @@ import pytest
 
 from rnnfast.benchmark import measure, quick
 from rnnfast.benchmark.layers import LayerResult, layer_result
-from rnnfast.cli import main
+from rnnfast.cli import _LANGUAGE_MODEL, main
 from rnnfast.language_model import PRESETS, Run, preset
 from rnnfast.text import SPLITS
 
@@ -169,6 +169,22 @@ def test_resume_goes_on_with_more_epochs(run, capsys):
     assert Run.open(run).config.training.epochs == 4
 
 
+def test_encode_and_train_on_it(tmp_path, text, capsys):
+    folder, output = tmp_path / "encoded", tmp_path / "run"
+    assert main(["encode", str(text), str(folder), "--tokenizer", "char"]) == 0
+    types = len(set(text.read_text()))
+    assert f"{len(text.read_text()):,} tokens, {types} types" in capsys.readouterr().out
+    arguments = ["train", "--encoded", str(folder), *TINY, "--output", str(output)]
+    assert main(arguments) == 0
+    encoded = re.search(r"test perplexity [\d.]+", capsys.readouterr().out)[0]
+    arguments = ["train", "--text", str(text), "--level", "char", *TINY]
+    assert main([*arguments, "--output", str(tmp_path / "other")]) == 0
+    assert encoded in capsys.readouterr().out
+    assert "min_count must be" in refusal(["encode", text, folder, "--min-count", "0"], capsys)
+    (folder / "text.tokens").write_bytes(b"rnnfast")
+    assert "no token file" in refusal(["evaluate", output], capsys)
+
+
 def test_summary_of_a_run_and_of_a_preset(run, capsys):
     assert main(["summary", str(run)]) == 0
     assert "LSTM" in capsys.readouterr().out
@@ -241,7 +257,7 @@ BAD_TRAININGS = {
     "no number": ("--epochs many", "--epochs: invalid int value: 'many'"),
     "out of range": ("--dropout 1.5", "dropout must be .*, got 1.5"),
     "two texts": ("--corpus pydoc --text x", "not allowed with"),
-    "level": ("--level char", "level must be word for corpus pydoc, got 'char'"),
+    "level": ("--level char", "level must be left out for corpus pydoc, got 'char'"),
     "unknown option": ("--speed 9", "unrecognized arguments: --speed 9"),
 }
 
@@ -332,7 +348,7 @@ def test_module_runs_as_a_program(tmp_path):
     command = [sys.executable, "-m", "rnnfast", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
-    for name in ("bench", "train", "evaluate", "sample", "summary", "plot", "download", "demo"):
+    for name in ("bench", *_LANGUAGE_MODEL):
         assert name in done.stdout
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from torch import Tensor
 
 from ..summary import summary
-from ..text import SPLITS, Corpus, InputError, download_ptb, read_text
+from ..text import (
+    SPLITS,
+    Corpus,
+    InputError,
+    download_ptb,
+    encode_corpus,
+    load_encoded,
+    read_text,
+)
 from .chart import plot_history
 from .checkpoint import WEIGHTS, CheckpointError, Run, refuse_existing
 from .comparison import compare_backends
@@ -37,6 +45,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--data-path", metavar="DIR", help="folder with ptb.train.txt, ptb.valid.txt, ptb.test.txt"
     )
     text.add_argument("--text", metavar="PATH", help="any UTF-8 text, or a folder of *.txt")
+    text.add_argument("--encoded", metavar="DIR", help="what rnnfast encode made")
     train.add_argument("--preset", choices=list(PRESETS), help="settings to start from (small)")
     train.add_argument("--config", metavar="TOML", help="settings in place of the preset's")
     train.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/NAME)")
@@ -103,6 +112,21 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--level", choices=["word", "char"], default="word", help="of its files (default: word)"
     )
 
+    encode = commands.add_parser(
+        "encode", help="makes a text that may be larger than memory ready for train --encoded"
+    )
+    encode.set_defaults(command=_encode)
+    encode.add_argument("text", metavar="FILE", help="UTF-8 text")
+    encode.add_argument("folder", metavar="DIR", help="where vocabulary and ids go")
+    encode.add_argument(
+        "--tokenizer",
+        choices=["ptb", "char", "word"],
+        default="ptb",
+        help="ptb: words between blanks (default); word: words and marks of raw text, slower",
+    )
+    encode.add_argument("--min-count", type=int, default=1, metavar="N", help="else <unk>")
+    encode.add_argument("--max-size", type=int, metavar="N", help="of the vocabulary")
+
     demo = commands.add_parser(
         "demo", help="train a small model on pydoc, sample from it, compare with torch"
     )
@@ -112,7 +136,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     demo.add_argument("--overwrite", action="store_true", help="replace a run that is there")
     demo.add_argument("--epochs", type=int, default=8, help="default: 8")
-    for command in (train, evaluation, sampling, table, plot, download, demo):
+    for command in (train, evaluation, sampling, table, plot, download, encode, demo):
         command.set_defaults(failures=(TrainingError, OSError, ImportError))
 
 
@@ -147,6 +171,8 @@ def _settings(options: argparse.Namespace) -> Config:
         given["data"] |= {"corpus": "ptb", "path": str(Path(options.data_path).resolve())}
     elif options.text is not None:
         given["data"] |= {"corpus": "text", "path": str(Path(options.text).resolve())}
+    elif options.encoded is not None:
+        given["data"] |= {"corpus": "encoded", "path": str(Path(options.encoded).resolve())}
     elif options.corpus is not None:
         given["data"] |= {"corpus": options.corpus}
     return preset(name or "small").updated(tables).updated(given)
@@ -166,7 +192,7 @@ def _interrupted_run(options: argparse.Namespace) -> tuple[Run, Corpus, Checkpoi
     """A run that was begun, its text, and where to go on."""
     given = given_settings(options)
     epochs = given["training"].pop("epochs", None)
-    others = ("corpus", "data_path", "text", "preset", "config", "output")
+    others = ("corpus", "data_path", "text", "encoded", "preset", "config", "output")
     refused = [name for name in others if getattr(options, name) is not None]
     refused += ["overwrite"] if options.overwrite else []
     refused += [name for section in given.values() for name in section]
@@ -307,6 +333,19 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _download(options: argparse.Namespace) -> None:
     print(download_ptb(options.folder, options.level))
+
+
+def _encode(options: argparse.Namespace) -> None:
+    folder = encode_corpus(
+        options.text,
+        options.folder,
+        options.tokenizer,
+        min_count=options.min_count,
+        max_size=options.max_size,
+    )
+    corpus = load_encoded(folder)
+    num_tokens = sum(len(corpus.split(split)) for split in SPLITS)
+    print(f"{folder}: {num_tokens:,} tokens, {len(corpus.vocabulary):,} types")
 
 
 def _demo(options: argparse.Namespace) -> None:

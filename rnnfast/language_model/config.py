@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..text import Cleaning, Corpus, InputError, load_ptb, load_pydoc, load_text
+from ..text import (
+    Cleaning,
+    Corpus,
+    InputError,
+    load_encoded,
+    load_ptb,
+    load_pydoc,
+    load_text,
+)
 from .checks import is_integer, is_number, require
 
 if sys.version_info >= (3, 11):
@@ -26,7 +34,7 @@ Section = TypeVar("Section")
 
 BACKENDS = ("rnnfast", "torch")
 PRECISIONS = ("fp32", "bf16")
-CORPORA = ("pydoc", "ptb", "text")
+CORPORA = ("pydoc", "ptb", "text", "encoded")
 LEVELS = ("word", "char", "subword")
 CELLS = ("lstm", "gru", "rnn")
 INITS = ("uniform", "normal", "torch", "embeddings")
@@ -100,9 +108,11 @@ class DataConfig:
 
     Args:
         corpus: ``"pydoc"`` (the language reference inside CPython), ``"ptb"`` (a folder of the
-            Penn Treebank's files) or ``"text"`` (any file, or a folder of them).
+            Penn Treebank's files), ``"text"`` (any file, or a folder of them) or ``"encoded"`` (a
+            folder that ``rnnfast encode`` made of a text of any size).
         path: the folder or the file; None for pydoc.
-        level: ``"word"``, ``"char"`` or ``"subword"``; pydoc has words only, ptb no sub-words.
+        level: ``"word"``, ``"char"`` or ``"subword"``; pydoc has words only, ptb no sub-words, and
+            what is encoded has its own.
         min_count: rarer words are read as ``<unk>``. None: the corpus's own default. Not for ptb,
             whose files hold ``<unk>`` already, nor for characters.
         max_size: entries of the vocabulary; rarer tokens are read as ``<unk>``. None: no limit.
@@ -110,7 +120,7 @@ class DataConfig:
         keep: the letters that are kept (``"text"``); every run of anything else becomes one blank.
             None: all.
         splits: where the parts that train, validate and test start and end, in tokens or, with
-            numbers below 1, as shares of the text (``"text"``). None: 80, 10 and 10%.
+            fractions, as shares of the text (``"text"`` and ``"encoded"``). None: 80, 10 and 10%.
     """
 
     corpus: str = "pydoc"
@@ -134,21 +144,13 @@ class DataConfig:
             require(isinstance(self.keep, str) and self.keep != "", "keep", self.keep, "letters")
         if self.corpus == "pydoc":
             require(self.path is None, "path", self.path, "left out for corpus pydoc")
-            require(self.level == "word", "level", self.level, "word for corpus pydoc")
         if self.corpus == "ptb":
             require(self.level != "subword", "level", self.level, "word or char for corpus ptb")
-        if self.corpus == "ptb" or self.level != "word":
-            words = "left out for ptb, for characters and for sub-words"
-            require(self.min_count is None, "min_count", self.min_count, words)
-        if self.corpus != "text":
-            for name, default in (
-                ("lower", False),
-                ("keep", None),
-                ("splits", None),
-                ("max_size", None),
-            ):
-                value = getattr(self, name)
-                require(value == default, name, value, f"left out for corpus {self.corpus}")
+        for name in self._left_out():
+            value, default = getattr(self, name), getattr(DataConfig, name)
+            require(value == default, name, value, f"left out for corpus {self.corpus}")
+        if self.level != "word":
+            require(self.min_count is None, "min_count", self.min_count, "left out but for words")
         if self.splits is not None:
             pairs = isinstance(self.splits, tuple) and [
                 isinstance(pair, tuple) and len(pair) == 2 and all(map(is_number, pair))
@@ -161,6 +163,15 @@ class DataConfig:
                 "three pairs of numbers",
             )
 
+    def _left_out(self) -> tuple[str, ...]:
+        """The settings that the corpus does without."""
+        return {
+            "pydoc": ("level", "lower", "keep", "splits"),
+            "ptb": ("min_count", "max_size", "lower", "keep", "splits"),
+            "text": (),
+            "encoded": ("level", "min_count", "max_size", "lower", "keep"),
+        }[self.corpus]
+
     def load(self) -> Corpus:
         """Read the text.
 
@@ -168,11 +179,14 @@ class DataConfig:
             InputError: it is missing or cannot be used.
         """
         if self.corpus == "pydoc":
-            return load_pydoc(**({} if self.min_count is None else {"min_count": self.min_count}))
+            counted = {} if self.min_count is None else {"min_count": self.min_count}
+            return load_pydoc(**counted, max_size=self.max_size)
         if self.path is None:
             raise InputError(f"path must be given for corpus {self.corpus}, got None")
         if self.corpus == "ptb":
             return load_ptb(self.path, self.level)
+        if self.corpus == "encoded":
+            return load_encoded(self.path, self.splits)
         cleaned = self.lower or self.keep is not None
         return load_text(
             self.path,
@@ -180,7 +194,7 @@ class DataConfig:
             min_count=self.min_count,
             max_size=self.max_size,
             cleaning=Cleaning(lower=self.lower, keep=self.keep) if cleaned else None,
-            **({} if self.splits is None else {"splits": self.splits}),
+            splits=self.splits,
         )
 
     @property

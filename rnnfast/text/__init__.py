@@ -12,6 +12,7 @@ from .batching import Batches, ContinuousBatches, OverlappingWindows, RandomWind
 from .cleaning import ENGLISH, SPANISH, Cleaning
 from .corpora import SPLITS, Corpus, Splits, load_ptb, load_pydoc, load_text
 from .download import PTB_SHA256, PTB_URL, DownloadError, download_file, download_ptb
+from .encoded import encode_corpus, load_encoded
 from .errors import InputError
 from .files import read_text, text_files, write_atomically
 from .gutenberg import strip_gutenberg
@@ -46,8 +47,10 @@ __all__ = [
     "download_file",
     "download_ptb",
     "count_tokens",
+    "encode_corpus",
     "encode_file",
     "get_tokenizer",
+    "load_encoded",
     "load_ptb",
     "load_pydoc",
     "load_text",

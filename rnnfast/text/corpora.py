@@ -23,7 +23,7 @@ SPLITS = ("train", "valid", "test")
 Splits = Sequence[tuple[int | float, int | float]]
 """Start and end of each split, as :func:`load_text` takes them."""
 
-_EIGHT_ONE_ONE = ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))
+EIGHT_ONE_ONE = ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def load_text(
     for document in documents:
         tokens += mark
         tokens += tokenizer.tokenize(document)
-    spans = _spans(_EIGHT_ONE_ONE if splits is None else splits, len(tokens))
+    spans = split_spans(EIGHT_ONE_ONE if splits is None else splits, len(tokens))
     if level == "subword":
         vocabulary = Vocabulary(tokenizer.tokens, tokenizer, cleaning=cleaning)
     else:
@@ -214,7 +214,7 @@ def load_pydoc(min_count: int = 2, *, max_size: int | None = None) -> Corpus:
     return _corpus("pydoc", vocabulary, tokens, spans)
 
 
-def _spans(splits: Splits, num_tokens: int) -> dict[str, slice]:
+def split_spans(splits: Splits, num_tokens: int) -> dict[str, slice]:
     """The part of a text of ``num_tokens`` that each split is."""
     try:
         pairs = [(start, end) for start, end in splits]
