@@ -252,6 +252,7 @@ BAD_TRAININGS = {
     "unknown preset": ("--preset huge", "--preset: invalid choice: 'huge'"),
     "bad settings": ("--config short.txt", "settings are TOML"),
     "no sizes": ("--hidden-size 8,x", "expected integers with commas between, got '8,x'"),
+    "no device": ("--device tpu:0", "--device: no device 'tpu:0' here"),
     "no splits": ("--splits 1:2:x", "expected three ranges as"),
     "unknown backend": ("--backend tf", "backend must be one of rnnfast, torch, got 'tf'"),
     "no number": ("--epochs many", "--epochs: invalid int value: 'many'"),

@@ -1,7 +1,7 @@
 """Word and character language models, from text to sample.
 
->>> from rnnfast.language_model import Config, LanguageModel, fit, sample
->>> config = Config.preset("small", epochs=2)
+>>> from rnnfast.language_model import LanguageModel, fit, preset, sample
+>>> config = preset("small").replace(epochs=2)
 >>> corpus = config.data.load()
 >>> model = LanguageModel(len(corpus.vocabulary), config.model, seed=config.training.seed)
 >>> result = fit(model, corpus, config.training)

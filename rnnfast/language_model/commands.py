@@ -4,6 +4,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..summary import summary
@@ -53,6 +54,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--resume", metavar="RUN", help="go on with a run that was interrupted, bit for bit"
     )
+    _add_device(train)
     train.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard")
     add_settings(train)
 
@@ -143,6 +145,23 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _add_weights_and_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=WEIGHTS, default="best", help="default: best")
     parser.add_argument("--backend", choices=BACKENDS, help="default: that of the training")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", type=_device, default="cpu", help="such as cpu, cuda or cuda:1 (default: cpu)"
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"no device {name!r} here: {reason}") from None
+    return device
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -154,7 +173,7 @@ def _train(options: argparse.Namespace) -> None:
         output = options.output or f"runs/{config.data.name}-{name}"
         run, corpus = _new_run(config, output, overwrite=options.overwrite)
         start = None
-    result = _fit(run, corpus, start, tensorboard=options.tensorboard)
+    result = _fit(run, corpus, start, options.device, tensorboard=options.tensorboard)
     if Processes.launched().is_main:
         print(_table(result))
         print(f"checkpoint: {run.path}")
@@ -207,12 +226,19 @@ def _interrupted_run(options: argparse.Namespace) -> tuple[Run, Corpus, Checkpoi
 
 
 def _fit(
-    run: Run, corpus: Corpus, start: Checkpoint | None, *, tensorboard: bool
+    run: Run,
+    corpus: Corpus,
+    start: Checkpoint | None,
+    device: torch.device,
+    *,
+    tensorboard: bool,
 ) -> TrainingResult:
-    """Trains a run's model, with its log and chart beside its weights."""
+    """Trains a run's model, with its log beside its weights."""
     config = run.config
     model = LanguageModel(len(corpus.vocabulary), config.model, seed=config.training.seed)
-    if not Processes.launched().is_main:
+    processes = Processes.launched()
+    model.to(processes.own_device(device))
+    if not processes.is_main:
         return fit(model, corpus, config.training, start=start)
     tokens = " / ".join(f"{len(corpus.split(split)):,}" for split in SPLITS)
     print(
@@ -258,7 +284,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         tokens = _encode_file(run, options.text)
     else:
         raise InputError("--split is for a text of three parts: not with --text")
-    model = run.load_model(options.weights, backend=options.backend)
+    model = run.load_model(options.weights, backend=options.backend).to(options.device)
     if options.text is None and name != "test":
         # As in training, so that the number is that of the training's log.
         batches = validation_batches(tokens, training, run.vocabulary, name)
@@ -299,7 +325,7 @@ def _encode_file(run: Run, path: str) -> Tensor:
 
 def _sample(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
-    model = run.load_model(options.weights, backend=options.backend)
+    model = run.load_model(options.weights, backend=options.backend).to(options.device)
     names = ("length", "prompt", "temperature", "top_k", "top_p", "stop", "seed")
     chosen = {name: getattr(options, name) for name in names}
     if options.beam is None and options.num_samples == 1:
@@ -354,7 +380,7 @@ def _demo(options: argparse.Namespace) -> None:
     output = options.output or "runs/demo"
     overwrite = options.overwrite or options.output is None
     run, corpus = _new_run(config, output, overwrite=overwrite)
-    result = _fit(run, corpus, None, tensorboard=False)
+    result = _fit(run, corpus, None, torch.device("cpu"), tensorboard=False)
     print(f"\n{_table(result)}")
     model = Run.open(run.path).load_model()
     paragraph = sample(model, corpus.vocabulary, length=120, temperature=0.7, prompt="The class")

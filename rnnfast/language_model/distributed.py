@@ -39,6 +39,12 @@ class Processes:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
+    def own_device(self, device: torch.device) -> torch.device:
+        """The device of that kind that is this process's: of GPUs, one each."""
+        if device.type != "cuda" or device.index is not None or self.world_size == 1:
+            return device
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+
     def replicated(self, module: nn.Module, *, find_unused: bool = False) -> nn.Module:
         """The module in this process, whose gradients become the mean over all processes.
 
