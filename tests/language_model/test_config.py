@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from rnnfast.language_model import (
     TrainingConfig,
     preset,
 )
+from rnnfast.language_model.config import parse_toml
 from rnnfast.text import InputError
 
 # Typed from the tutorial, with its own names.
@@ -228,3 +231,16 @@ def test_data_settings_that_do_not_fit_together_are_refused(values):
 def test_path_is_asked_for_when_the_text_is_read(corpus):
     with pytest.raises(InputError, match=f"path must be given for corpus {corpus}"):
         DataConfig(corpus).load()
+
+
+def test_settings_in_the_guide_are_settings():
+    guide = (Path(__file__).parents[2] / "docs" / "language_models.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    tables = parse_toml(block)
+    config = preset(tables.pop("preset")).updated(tables)
+    assert config.model.hidden_sizes == (512, 256) and config.model.softmax == "adaptive"
+    assert config.training.patience == 3
+    named = re.findall(r"^\| (`.*?`) \|", guide.split("## Presets")[1], re.MULTILINE)
+    listed = {name for row in named for name in re.findall(r"`([\w-]+)`", row)}
+    families = {name.split("-")[0] for name in PRESETS}
+    assert {name.split("-")[0] for name in listed if name[0] != "-"} >= families - {"test"}
