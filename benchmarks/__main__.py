@@ -13,6 +13,7 @@ import report
 import sampling
 import scaling
 import text
+import tutorials
 import variants
 
 # Compiling takes minutes where there are many time steps.
@@ -29,7 +30,10 @@ RUNS = {
     "sampling": (sampling, []),
     "text": (text, []),
     "scaling": (scaling, []),
+    "tutorials": (tutorials, []),
 }
+# Hours or, on the Penn Treebank, days: not without being asked for.
+LONG = {"tutorials"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"expected names of {', '.join(RUNS)}; got {', '.join(unknown)}")
     start = time.monotonic()
-    for name in options.names or RUNS:
+    for name in options.names or [name for name in RUNS if options.smoke or name not in LONG]:
         script, extra = RUNS[name]
         if options.smoke and extra:
             continue  # the same script again

@@ -180,14 +180,16 @@ def run(options: argparse.Namespace) -> Iterator[list[EpochRow]]:
             yield train("quijote-rnn", data, runs, *chosen, ["--epochs", "1"])
         return
     flags = ["--epochs", str(options.epochs)] if options.epochs else []
-    for name in options.names:
+    for name in options.names or TUTORIALS:
         yield merged(train(name, options.data, options.runs, *chosen, flags), options.output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains those asked for and writes their rows into the CSV, in place of older ones."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TUTORIALS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(TUTORIALS)} (default: all)"
+    )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "tutorials")
     parser.add_argument("--threads", type=int, default=min(2, measure.available_cpus()))
@@ -198,8 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="one, on little; writes nothing")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - TUTORIALS.keys())
-    if unknown or not (options.names or options.smoke):
-        parser.error(f"expected names of {', '.join(TUTORIALS)}; got {', '.join(unknown) or None}")
+    if unknown:
+        parser.error(f"expected names of {', '.join(TUTORIALS)}; got {', '.join(unknown)}")
     for rows in run(options):
         record([rows], EpochRow, options.output)
 

@@ -75,7 +75,7 @@ def test_text(tmp_path):
 def test_all_are_run_by_one_command(monkeypatch, capsys):
     """With --smoke each script once; else each into its own file, and then the report."""
     scripts = ("layers", "packed", "variants", "quantized", "latency", "language_model_step")
-    names = (*scripts, "sampling", "text", "scaling", "report")
+    names = (*scripts, "sampling", "text", "scaling", "tutorials", "report")
     calls = []
     for name in names:
         module = __import__(name)
@@ -85,6 +85,11 @@ def test_all_are_run_by_one_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--smoke"])
     runpy.run_path(str(FOLDER), run_name="__main__")
     assert calls == [(name, ["--smoke"]) for name in names[:-1]]
+    calls.clear()
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    runpy.run_path(str(FOLDER), run_name="__main__")
+    assert "tutorials" not in [name for name, _ in calls]
+    assert {name for name, _ in calls} == set(names) - {"tutorials"}
     calls.clear()
     monkeypatch.setattr(sys, "argv", ["benchmarks", "packed", "layers_compiled"])
     runpy.run_path(str(FOLDER), run_name="__main__")
