@@ -348,7 +348,7 @@ def tutorials_table(folder: Path) -> str:
         whose = backend if precision == "fp32" else f"{backend}, {precision}"
         ours = (last.train_perplexity, last.valid_perplexity, last.test_perplexity)
         theirs = (published.train, published.valid, published.test)
-        perplexities = ["" if value is None else f"{value:.2f}" for value in (*ours, *theirs)]
+        perplexities = ["" if value is None else f"{value:.5g}" for value in (*ours, *theirs)]
         lines.append([name, whose, f"{last.epoch} of {last.epochs}", *perplexities])
     return (
         f"{table(heads, lines, text_columns=3)}\n\n"
