@@ -1,5 +1,5 @@
-# What a user or CI types. Every target but clean creates .venv and builds the extension if needed;
-# with nothing changed that costs nothing, since each step leaves a stamp in .venv. To start
+# What a user or CI types. Every target but clean and gpu creates .venv and builds the extension if
+# needed; with nothing changed that costs nothing, since each step leaves a stamp in .venv. To start
 # afresh: make clean, and rm -r .venv for the environment too.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +19,7 @@ SOURCES     := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -not -na
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 EXTENSION   := $(wildcard rnnfast/_C*.so)
 
-.PHONY: build demo test bench lint format cuda-check wheel clean
+.PHONY: build demo test bench lint format cuda-check gpu wheel clean
 
 build: $(VENV)/built
 
@@ -49,6 +49,30 @@ cuda-check: $(VENV)/requirements
 	$(BIN)/cmake -S . -B build/cuda-check -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 		-DRNNFAST_CUDA=1 -DRNNFAST_CUDA_ARCHS="80;90;100" -DRNNFAST_WERROR=ON
 	$(BIN)/cmake --build build/cuda-check --target rnnfast_cuda
+
+# On a machine with a GPU: builds for it, runs the tests that need one and the benchmarks, in about
+# nine minutes. Logs and CSVs end in $(OUT). GPU_PYTHON has a CUDA build of torch, pytest, what the
+# language models need and the build requirements; nothing is installed. Tests that fail do not keep
+# the benchmarks from running.
+GPU_PYTHON  ?= python3
+GPU_ARCHS   ?= 90a
+GPU_SECONDS ?= 200
+OUT         ?= build/gpu
+ON_GPU      := CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$(CURDIR):$(PYTHONPATH) $(GPU_PYTHON)
+
+gpu:
+	@command -v nvcc >/dev/null && \
+		$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
+		{ echo 'make gpu: needs a GPU, nvcc on PATH and a CUDA build of torch in $(GPU_PYTHON)'; exit 1; }
+	@mkdir -p $(OUT)
+	RNNFAST_CUDA=1 RNNFAST_CUDA_ARCHS=$(GPU_ARCHS) $(GPU_PYTHON) setup.py build_ext --inplace \
+		>$(OUT)/build.log 2>&1 || { tail -n 30 $(OUT)/build.log; exit 1; }
+	@failed=; run() { log=$$1; shift; $(ON_GPU) "$$@" >$(OUT)/$$log.log 2>&1 || failed="$$failed $$log"; \
+		tail -n 15 $(OUT)/$$log.log; }; \
+	run tests -m pytest -q -m cuda tests/cuda; \
+	run layers benchmarks/gpu.py --budget $(GPU_SECONDS) --output $(OUT)/gpu.csv; \
+	run steps benchmarks/gpu_language_model_step.py --output $(OUT)/gpu_language_model_step.csv; \
+	[ -z "$$failed" ] || { echo "make gpu: failed:$$failed"; exit 1; }
 
 wheel: build
 	$(BIN)/python -m build --no-isolation --wheel

@@ -4,6 +4,8 @@ import argparse
 import time
 from collections.abc import Sequence
 
+import gpu
+import gpu_language_model_step
 import language_model_step
 import latency
 import layers
@@ -30,6 +32,9 @@ RUNS = {
     "sampling": (sampling, []),
     "text": (text, []),
     "scaling": (scaling, []),
+    # These two print a line where there is no GPU.
+    "gpu": (gpu, []),
+    "gpu_language_model_step": (gpu_language_model_step, []),
     "tutorials": (tutorials, []),
 }
 # Hours or, on the Penn Treebank, days: not without being asked for.

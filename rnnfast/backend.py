@@ -17,7 +17,8 @@ _COMPUTED_DTYPES = (torch.float32, torch.float64)
 _KERNEL_DTYPES = (*_COMPUTED_DTYPES, torch.bfloat16, torch.float16)
 
 # Whose results have the autocast dtype under autocast on the CPU, as torch's own (but not the
-# LSTM's of a PackedSequence); those of the others have the dtype of the input.
+# LSTM's of a PackedSequence); those of the others have the dtype of the input. On other devices
+# all have the autocast dtype.
 _LOWERED = ("LSTM", "RNN_TANH", "RNN_RELU", "RNNCell")
 
 _backend = "auto"
@@ -32,12 +33,13 @@ def set_backend(backend: str) -> None:
 
             - ``"auto"`` (the default): this package's kernels for what they can serve (floating
               point tensors on the CPU); torch's own operators, with torch's results, for
-              everything else (other devices).
+              everything else (other devices). What torch lacks is there composed of its operators,
+              see :mod:`rnnfast.elsewhere`.
             - ``"rnnfast"``: always the kernels; a call they cannot serve raises ``RuntimeError``.
             - ``"torch"``: always torch's own operators.
 
-    ``GRU`` and ``GRUCell`` with ``reset_after=False``, which torch does not have, always run on the
-    kernels.
+    ``GRU`` and ``GRUCell`` with ``reset_after=False``, which torch does not have, run on the
+    kernels on the CPU whatever is set.
 
     Raises:
         ValueError: if `backend` is none of these.
@@ -106,6 +108,19 @@ def precision(name: str) -> Iterator[None]:
         set_precision(before)
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether there are kernels for the device that a tensor is on."""
+    return tensor.is_cpu
+
+
+def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype of autocast where a tensor is, or None if it is off."""
+    kind = "cpu" if tensor.is_cpu else tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # meta has none, and torch refuses
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def bf16_products(input_dtype: torch.dtype) -> bool:
     """Whether the kernels multiply in bfloat16 for a module's call with such input."""
     if input_dtype == torch.bfloat16:
@@ -122,18 +137,21 @@ def may_be_eager() -> bool:
 
 
 def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
-    """Whether the kernels, not torch's operators, serve this kind of input.
+    """Whether the operators of :mod:`rnnfast.ops`, not torch's module, serve this kind of input.
 
     Args:
         owner: the module's name, for the message.
         input: what the module was called with; of a PackedSequence, its data.
-        required: torch's operators do not have what the module computes.
+        required: torch's module does not have what this one computes.
 
     Raises:
         RuntimeError: if the kernels are required or were asked for by name, and cannot serve it.
     """
-    if isinstance(input, Tensor) and input.is_cpu and input.dtype in _KERNEL_DTYPES:
-        return required or _backend != "torch"
+    if isinstance(input, Tensor) and input.dtype in _KERNEL_DTYPES:
+        if has_kernels(input):
+            return required or _backend != "torch"
+        if required and _backend != "rnnfast":
+            return True
     if required or _backend == "rnnfast":
         reason = "torch lacks what it computes" if required else "the backend is set to 'rnnfast'"
         raise RuntimeError(
@@ -143,51 +161,51 @@ def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
     return False
 
 
-def casts(input_dtype: torch.dtype) -> bool:
-    """Whether the kernels compute in another dtype than the input's, or may give one."""
-    return input_dtype not in _COMPUTED_DTYPES or torch.is_autocast_enabled("cpu")
+def casts(input: Tensor) -> bool:
+    """Whether the operators compute in another dtype than the input's, or may give one."""
+    half = input.dtype not in _COMPUTED_DTYPES and has_kernels(input)
+    return half or _autocast_dtype(input) is not None
 
 
-def dtypes(
-    kind: str, input_dtype: torch.dtype, packed: bool = False
-) -> tuple[torch.dtype, torch.dtype]:
-    """In what dtype the kernels compute, and that of the results.
+def dtypes(kind: str, input: Tensor, packed: bool = False) -> tuple[torch.dtype, torch.dtype]:
+    """In what dtype the operators compute, and that of the results.
 
     Args:
         kind: a layer's mode, ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``, or a cell's
             class.
-        input_dtype: of the input.
+        input: the input, or its data.
         packed: whether the input is a PackedSequence.
     """
-    if input_dtype == torch.float64:
-        return input_dtype, input_dtype
+    if input.dtype == torch.float64:
+        return input.dtype, input.dtype
+    lower = _autocast_dtype(input)
+    if not has_kernels(input):
+        return lower or input.dtype, lower or input.dtype
     lowered = kind in _LOWERED and not (packed and kind == "LSTM")
-    if lowered and torch.is_autocast_enabled("cpu"):
-        return torch.float32, torch.get_autocast_dtype("cpu")
-    return torch.float32, input_dtype
+    return torch.float32, lower if lowered and lower else input.dtype
 
 
 def same_kind(tensor: Tensor, input: Tensor) -> bool:
-    """Whether a weight or a state may go with this input: on the CPU as it is, of the same dtype
-    or, under autocast, one that autocast would cast."""
+    """Whether a weight or a state may go with this input: on its device, of the same dtype or,
+    under autocast, one that autocast would cast."""
     dtype = tensor.dtype
     if dtype != input.dtype and not (
-        torch.is_autocast_enabled("cpu")
+        _autocast_dtype(input)
         and torch.float64 not in (dtype, input.dtype)
         and dtype in _KERNEL_DTYPES
     ):
         return False
-    return tensor.is_cpu
+    return tensor.device == input.device
 
 
 def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
 
 
-def without_autocast() -> AbstractContextManager:
-    """For the kernels and their twins, whose dtype is settled."""
-    if torch.is_autocast_enabled("cpu"):
-        return torch.autocast("cpu", enabled=False)
+def without_autocast(input: Tensor) -> AbstractContextManager:
+    """For the operators on such input, whose dtype is settled."""
+    if _autocast_dtype(input) is not None:
+        return torch.autocast(input.device.type, enabled=False)
     return nullcontext()
 
 
@@ -196,5 +214,4 @@ def describe(value: object) -> str:
     if not isinstance(value, Tensor):
         return "None" if value is None else f"a {type(value).__name__}"
     text = f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
-    on_cpu = value.device.type == "cpu"
-    return f"{text} under autocast" if on_cpu and torch.is_autocast_enabled("cpu") else text
+    return f"{text} under autocast" if _autocast_dtype(value) else text

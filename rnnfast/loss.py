@@ -92,6 +92,7 @@ def linear_cross_entropy(
 def _kernel_serves(input: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> bool:
     return (
         backend.use_kernels("linear_cross_entropy", input)
+        and all(t is None or backend.has_kernels(t) for t in (weight, target, bias))
         and input.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and target.dtype == torch.int64

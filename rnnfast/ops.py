@@ -6,7 +6,7 @@ to call them by. These choose the operator: the `_inference` one, which keeps no
 autograd wrapper, where no gradient is recorded; and the plain-torch twin in
 :mod:`rnnfast.reference`, right but slow, where the kernels have no rule: under forward-mode
 differentiation, the transforms of ``torch.func``, and for derivatives of derivatives
-(``create_graph=True``).
+(``create_graph=True``). On other devices than the CPU, :mod:`rnnfast.elsewhere`.
 
 Shapes throughout: `input` is `(seq_len, batch, input_size)`, or `(batch, seq_len, input_size)` with
 ``batch_first=True``, in any strides; `output` is contiguous in the same layout; states are
@@ -27,13 +27,14 @@ nothing changes.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import register_fake
 
-from rnnfast import reference
+from rnnfast import backend, elsewhere, reference
 from rnnfast._extension import eager, kernel_access  # which registers the operators
 
 __all__ = ["gru", "lstm", "rnn"]
@@ -106,6 +107,11 @@ def lstm(
     inputs = (input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     if transformed():
         run = reference.lstm
+    elif not backend.has_kernels(input):
+        if not return_cells and input.numel():
+            layout = (batch_sizes, batch_first, reverse)
+            return elsewhere.by_torch("lstm", input, inputs[1:3], inputs[3:], *layout)
+        run = partial(elsewhere.by_twin, reference.lstm)
     elif _records_gradient(*inputs):
         run = _ops.lstm.default
     else:
@@ -159,6 +165,11 @@ def gru(
     inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
     if transformed():
         run = reference.gru
+    elif not backend.has_kernels(input):
+        if reset_after and input.numel():
+            layout = (batch_sizes, batch_first, reverse)
+            return elsewhere.by_torch("gru", input, (h_0,), inputs[2:], *layout)
+        run = partial(elsewhere.by_twin, reference.gru)
     elif _records_gradient(*inputs):
         run = _ops.gru.default
     else:
@@ -211,6 +222,12 @@ def rnn(
     inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
     if transformed():
         run = reference.rnn
+    elif not backend.has_kernels(input):
+        if input.numel():
+            layout = (batch_sizes, batch_first, reverse)
+            mode = f"rnn_{nonlinearity}"
+            return elsewhere.by_torch(mode, input, (h_0,), inputs[2:], *layout)
+        run = partial(elsewhere.by_twin, reference.rnn)
     elif _records_gradient(*inputs):
         run = _ops.rnn.default
     else:

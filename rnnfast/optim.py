@@ -65,9 +65,17 @@ class ClippedSGD(torch.optim.Optimizer):
         if math.isfinite(self.max_grad_norm) and updates:
             norm = get_total_norm([g.values() if g.is_sparse else g for _, g, _ in updates])
             # By torch's clamp, which lets NaN through: it has to reach the weights.
-            factor = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0).item()
+            factor = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            if factor.is_cpu:
+                factor = factor.item()
         for parameter, gradient, lr in updates:
-            parameter.add_(gradient, alpha=-lr * factor)
+            if isinstance(factor, float):
+                parameter.add_(gradient, alpha=-lr * factor)
+            elif gradient.is_sparse:
+                parameter.add_(gradient * factor.to(gradient.device), alpha=-lr)
+            else:
+                # On a GPU nobody waits for the norm, so that a CUDA graph may hold the whole step.
+                parameter.addcmul_(gradient, factor.to(gradient.device), value=-lr)
         return loss
 
 

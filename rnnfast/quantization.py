@@ -117,7 +117,7 @@ class QuantizedRecurrent(nn.Module):
         All are buffers: ``state_dict`` has them, ``parameters()`` does not.
 
     Raises:
-        TypeError: for an input that is not float32 on the CPU.
+        TypeError: for an input that is not float32 on the CPU, or a module that was moved from it.
         ValueError: for arguments, shapes or lengths that do not fit.
     """  # noqa: E501
 
@@ -213,6 +213,9 @@ class QuantizedRecurrent(nn.Module):
         data = input.data if is_packed else input
         if not isinstance(data, Tensor) or data.dtype != torch.float32 or not data.is_cpu:
             raise TypeError(f"input must be a float32 tensor on the CPU, got {describe(data)}")
+        weight = self.weight_ih_l0
+        if not weight.is_cpu:
+            raise TypeError(f"the module must be on the CPU, got weights on {weight.device}")
         dims = (2,) if is_packed else (2, 3)
         if data.dim() not in dims or data.size(-1) != self.input_size:
             raise ValueError(
@@ -236,7 +239,8 @@ class QuantizedRecurrent(nn.Module):
         if is_packed:
             _, batch_sizes, order, restore = input
         elif lengths is not None:
-            packing = Packing.of(lengths, data.size(1 - batch_dim), batch, self.batch_first)
+            seq_len = data.size(1 - batch_dim)
+            packing = Packing.of(lengths, seq_len, batch, self.batch_first, data.device)
             batch_sizes, order, restore = packing[:3]
             padded, data = data, packing.pack(data)
         if order is not None:

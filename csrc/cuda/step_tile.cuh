@@ -40,16 +40,17 @@ struct StepTile {
   __device__ bool inside() const { return row < batch && unit < hidden_size; }
 };
 
-// sum[g] = sum over k of h[row, k] * weight[g * hidden_size + unit, k], for this thread's row and
-// unit. Every thread of the block must call it, once in a kernel. h is [N, H] with the given row
-// stride, weight [G H, H] contiguous.
+// sum[g] = sum over k < depth of a[row, k] * weight[(g * hidden_size + unit) * unit_stride +
+// k * k_stride], for this thread's row and unit. Every thread of the block must call it, once in a
+// kernel. a is [N, depth] with the given row stride.
 //
 // k goes in tiles of 32 through shared memory; while one tile is multiplied the next one is already
 // on its way to registers. Each tile is summed alone and then added: the order is fixed, so a row's
 // bits do not depend on its batch, and rounding errors grow with 32 + H / 32 rather than with H.
 template <int G, class T>
-__device__ __forceinline__ void recurrent_product(const StepTile& tile, const T* h, int64_t h_row,
-                                                  const T* weight, T (&sum)[G]) {
+__device__ __forceinline__ void tile_product(const StepTile& tile, const T* a, int64_t a_row,
+                                             int64_t depth, const T* weight, int64_t unit_stride,
+                                             int64_t k_stride, T (&sum)[G]) {
   // A 16-byte word of padding keeps rows aligned for 128-bit loads and puts 8 rows in different
   // banks.
   constexpr int kStride = kTileDepth + 16 / static_cast<int>(sizeof(T));
@@ -60,38 +61,38 @@ __device__ __forceinline__ void recurrent_product(const StepTile& tile, const T*
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 
-  // This warp's share of a tile: rows of h, then one row of weights per gate. Null outside the
+  // This warp's share of a tile: rows of a, then one row of weights per gate. Null outside the
   // matrix.
   const T* source[kShare];
 #pragma unroll
   for (int i = 0; i < kShareRows; ++i) {
     const int64_t row = tile.first_row + i * kStepWarps + warp;
-    source[i] = row < tile.batch ? h + row * h_row : nullptr;
+    source[i] = row < tile.batch ? a + row * a_row : nullptr;
   }
 #pragma unroll
   for (int g = 0; g < G; ++g) {
     const int64_t unit = tile.first_unit + warp;
-    source[kShareRows + g] = unit < tile.hidden_size
-                                 ? weight + (g * tile.hidden_size + unit) * tile.hidden_size
-                                 : nullptr;
+    source[kShareRows + g] =
+        unit < tile.hidden_size ? weight + (g * tile.hidden_size + unit) * unit_stride : nullptr;
   }
 
   T ahead[kShare];
   auto fetch = [&](int64_t k) {
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
-      ahead[i] = source[i] != nullptr && k < tile.hidden_size ? source[i][k] : T(0);
+      const int64_t stride = i < kShareRows ? 1 : k_stride;
+      ahead[i] = source[i] != nullptr && k < depth ? source[i][k * stride] : T(0);
     }
   };
 
-  const T* h_tile = shared + static_cast<int>(threadIdx.x) / kTileUnits * kStride;
+  const T* a_tile = shared + static_cast<int>(threadIdx.x) / kTileUnits * kStride;
   const T* weight_tile =
       shared + (kTileRows + static_cast<int>(threadIdx.x) % kTileUnits) * kStride;
 
 #pragma unroll
   for (int g = 0; g < G; ++g) sum[g] = T(0);
   fetch(lane);
-  for (int64_t k = 0; k < tile.hidden_size; k += kTileDepth) {
+  for (int64_t k = 0; k < depth; k += kTileDepth) {
 #pragma unroll
     for (int i = 0; i < kShare; ++i) shared[(i * kStepWarps + warp) * kStride + lane] = ahead[i];
     __syncthreads();
@@ -101,13 +102,21 @@ __device__ __forceinline__ void recurrent_product(const StepTile& tile, const T*
     for (int j = 0; j < kTileDepth; ++j) {
 #pragma unroll
       for (int g = 0; g < G; ++g) {
-        part[g] += h_tile[j] * weight_tile[g * kTileUnits * kStride + j];
+        part[g] += a_tile[j] * weight_tile[g * kTileUnits * kStride + j];
       }
     }
 #pragma unroll
     for (int g = 0; g < G; ++g) sum[g] += part[g];
     __syncthreads();
   }
+}
+
+// sum[g] = sum over k of h[row, k] * weight[g * hidden_size + unit, k]: h is [N, H] with the given
+// row stride, weight [G H, H] contiguous.
+template <int G, class T>
+__device__ __forceinline__ void recurrent_product(const StepTile& tile, const T* h, int64_t h_row,
+                                                  const T* weight, T (&sum)[G]) {
+  tile_product(tile, h, h_row, tile.hidden_size, weight, tile.hidden_size, 1, sum);
 }
 
 // An optional [N, H] matrix: null reads as zero.

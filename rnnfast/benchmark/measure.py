@@ -68,7 +68,7 @@ def interleave(
     Returns:
         By name, the seconds of one call in each round.
     """
-    with _no_garbage_collection():
+    with no_garbage_collection():
         counts = {name: _calls_per_sample(call) for name, call in contenders.items()}
         times = {name: [] for name in contenders}
         end = time.perf_counter() + seconds
@@ -85,7 +85,8 @@ def interleave(
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Garbage is collected before, and not while this lasts."""
     gc.collect()
     gc.disable()
     try:

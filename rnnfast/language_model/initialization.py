@@ -41,13 +41,16 @@ def _draw(
     init, scale = config.init, config.init_scale
     if init == "embeddings" and recurrent:
         init = "torch"
+    # On the CPU, whose generator it is: the same weights on every device.
+    drawn = torch.empty_like(parameter, device="cpu")
     if init in ("normal", "embeddings") and name.startswith("bias"):
-        parameter.zero_()
+        drawn.zero_()
     elif init == "torch" and isinstance(module, nn.Embedding):
-        parameter.normal_(generator=generator)
+        drawn.normal_(generator=generator)
     elif init == "normal":
-        parameter.normal_(0, scale, generator=generator)
+        drawn.normal_(0, scale, generator=generator)
     else:
         if init == "torch":
             scale = 1 / math.sqrt(module.hidden_size if recurrent else module.in_features)
-        parameter.uniform_(-scale, scale, generator=generator)
+        drawn.uniform_(-scale, scale, generator=generator)
+    parameter.copy_(drawn)

@@ -17,8 +17,9 @@ def new_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of the settings at the first learning rate, for :func:`train_step`.
 
-    Plain gradient descent of backend ``rnnfast`` is :class:`~rnnfast.optim.ClippedSGD` with a
-    sparse gradient of the embedding, which leaves the tokens alone that a window does not have.
+    Plain gradient descent of backend ``rnnfast`` is :class:`~rnnfast.optim.ClippedSGD`, on the CPU
+    with a sparse gradient of the embedding, which leaves the tokens alone that a window does not
+    have. (On a GPU, finding them costs more than it saves.)
     Weight decay touches all tokens, tied weights have a dense gradient, and processes average dense
     ones: there, with the other names and with backend ``torch``, it is torch's optimizer.
 
@@ -27,7 +28,7 @@ def new_optimizer(
         config: ``optimizer``, ``learning_rate``, ``weight_decay`` and ``max_grad_norm`` are read.
         distributed: whether several processes train together.
     """
-    is_sparse = (
+    is_plain = (
         config.optimizer == "sgd"
         and model.config.backend == "rnnfast"
         and model.config.embedding == "learned"
@@ -36,9 +37,9 @@ def new_optimizer(
         and not distributed
     )
     if isinstance(model.embedding, nn.Embedding):
-        model.embedding.sparse = is_sparse
+        model.embedding.sparse = is_plain and model.embedding.weight.is_cpu
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if is_sparse:
+    if is_plain:
         return ClippedSGD(parameters, config.learning_rate, config.max_grad_norm)
     return _OPTIMIZERS[config.optimizer](
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnfast import backend, ops
+from rnnfast import backend, elsewhere, ops
 from rnnfast._extension import eager
 from rnnfast.modules.lengths import Packing
 from rnnfast.recompute import in_segments
@@ -94,6 +94,20 @@ class Recurrent(nn.RNNBase):
         """Whether the module computes what torch's cannot."""
         return self.return_states or self.learn_initial_state
 
+    def _beyond_cudnn(self, input: object) -> bool:
+        """Whether torch's module, off the CPU, fails or keeps what is not to be kept."""
+        is_packed = isinstance(input, PackedSequence)
+        data = input.data if is_packed else input
+        if not isinstance(data, Tensor) or backend.has_kernels(data):
+            return False
+        if backend.get_backend() != "auto":
+            return False
+        if self.memory == "recompute" and torch.is_grad_enabled():
+            return True
+        time = 1 if self.batch_first and data.dim() == 3 else 0
+        seq_len = input.batch_sizes.numel() if is_packed else data.size(time)
+        return seq_len > elsewhere.MOST_STEPS
+
     def _run_layer(
         self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
@@ -134,8 +148,8 @@ class Recurrent(nn.RNNBase):
             raise ValueError(
                 f"lengths go with a padded batch, a 3-D input; got input {backend.describe(input)}"
             )
-        required = self._beyond_torch() or lengths is not None
         data = input.data if isinstance(input, PackedSequence) else input
+        required = self._beyond_torch() or lengths is not None or self._beyond_cudnn(input)
         if backend.use_kernels(type(self).__name__, data, required=required):
             results = self._run(input, states, lengths)
             if results is not None:
@@ -161,7 +175,7 @@ class Recurrent(nn.RNNBase):
         weights = self._current_weights()
         shape = data.shape
         batched = len(shape) == 3
-        casts = backend.casts(data.dtype)
+        casts = backend.casts(data)
         if (
             shape[-1:] != (self.input_size,)
             or (len(shape) != 2 if is_packed else len(shape) not in (2, 3))
@@ -204,7 +218,7 @@ class Recurrent(nn.RNNBase):
                 states = tuple(state.unsqueeze(1) for state in states)
         packing = None
         if lengths is not None:
-            packing = Packing.of(lengths, seq_len, batch, self.batch_first)
+            packing = Packing.of(lengths, seq_len, batch, self.batch_first, data.device)
             batch_sizes, order, restore = packing[:3]
             data = packing.pack(data)
         elif not (batched or is_packed):
@@ -214,11 +228,12 @@ class Recurrent(nn.RNNBase):
 
         bf16 = backend.bf16_products(data.dtype)
         if casts:
-            dtype, result_dtype = backend.dtypes(self.mode, data.dtype, is_packed)
-            given_dtype, data = data.dtype, backend.cast(data, dtype)
+            dtype, result_dtype = backend.dtypes(self.mode, data, is_packed)
+            given_dtype = data.dtype if backend.has_kernels(data) else result_dtype
+            data = backend.cast(data, dtype)
             states = states and [backend.cast(state, dtype) for state in states]
             weights = [[backend.cast(weight, dtype) for weight in layer] for layer in weights]
-            with backend.without_autocast():
+            with backend.without_autocast(data):
                 output, final, every = self._run_layers(
                     data, states, weights, batch, batch_sizes, bf16
                 )

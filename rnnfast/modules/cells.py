@@ -56,17 +56,17 @@ class _Cell(nn.RNNCellBase):
                 ):
                     return None
         batched = len(size) == 2
-        casts = backend.casts(input.dtype)
+        casts = backend.casts(input)
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if casts:
-            dtype, result_dtype = backend.dtypes(self._kind, input.dtype)
+            dtype, result_dtype = backend.dtypes(self._kind, input)
             input = backend.cast(input, dtype)
             states = tuple(backend.cast(state, dtype) for state in states)
             weights = tuple(backend.cast(weight, dtype) for weight in weights)
         if not batched:
             input = input.unsqueeze(0)
             states = tuple(state.unsqueeze(0) for state in states)
-        with backend.without_autocast():
+        with backend.without_autocast(input):
             states = self._run_step(input.unsqueeze(0), states, weights)[1:]
         if not batched:
             states = tuple(state.squeeze(0) for state in states)
@@ -143,7 +143,7 @@ class GRUCell(_Cell):
         bias: whether the gates have biases.
         device, dtype: of the parameters.
         reset_after: whether the reset gate acts after the recurrent product (torch's form) or
-            before it (the original paper's, which only the kernels serve).
+            before it (the original paper's, which torch does not have).
 
     Inputs: input, h_0
         - **input**: the input of this step.
@@ -163,8 +163,7 @@ class GRUCell(_Cell):
 
     Raises:
         What :class:`torch.nn.GRUCell` raises for the same arguments and inputs; ``RuntimeError``
-        if ``reset_after=False`` or the backend ``"rnnfast"`` was asked for and the kernels cannot
-        serve the input.
+        if the backend ``"rnnfast"`` was asked for and the kernels cannot serve the input.
     """
 
     _torch = nn.GRUCell

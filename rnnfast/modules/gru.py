@@ -41,7 +41,8 @@ class GRU(Recurrent):
         recurrent_init: ``"uniform"``, torch's, or ``"orthogonal"`` (Saxe et al. 2014): each gate's
             block of weight_hh is made orthogonal.
         reset_after: whether the reset gate acts after the recurrent product (torch's form) or
-            before it (the original paper's, which only the kernels serve). Keras' word.
+            before it (the original paper's, which torch does not have: a kernel on the CPU, a
+            loop over time elsewhere). Keras' word.
 
     Inputs: input, h_0
         - **input**: the sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence`.
@@ -76,8 +77,7 @@ class GRU(Recurrent):
 
     Raises:
         What :class:`torch.nn.GRU` raises for the same arguments and inputs; ``RuntimeError`` if
-        ``reset_after=False`` or the backend ``"rnnfast"`` was asked for and the kernels cannot
-        serve the input.
+        the backend ``"rnnfast"`` was asked for and the kernels cannot serve the input.
     """  # noqa: E501
 
     _torch = nn.GRU

@@ -26,8 +26,11 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, lengths: Tensor | Sequence[int], seq_len: int, batch: int,
-           batch_first: bool) -> "Packing":  # fmt: skip
-        """Raises ValueError for lengths that do not fit `(batch)` sequences of `seq_len` steps."""
+           batch_first: bool, device: torch.device) -> "Packing":  # fmt: skip
+        """For tensors on that device; batch_sizes stays on the CPU.
+
+        Raises ValueError for lengths that do not fit `(batch)` sequences of `seq_len` steps.
+        """
         try:
             lengths = torch.as_tensor(lengths)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -56,7 +59,8 @@ class Packing(NamedTuple):
         step, position = takes_part.nonzero(as_tuple=True)
         row = order[position]
         rows = row * seq_len + step if batch_first else step * batch + row
-        return cls(takes_part.sum(1), order, order.argsort(), rows)
+        indices = (index.to(device) for index in (order, order.argsort(), rows))
+        return cls(takes_part.sum(1), *indices)
 
     def pack(self, padded: Tensor) -> Tensor:
         return padded.flatten(0, 1).index_select(0, self.rows)

@@ -75,7 +75,8 @@ def test_text(tmp_path):
 def test_all_are_run_by_one_command(monkeypatch, capsys):
     """With --smoke each script once; else each into its own file, and then the report."""
     scripts = ("layers", "packed", "variants", "quantized", "latency", "language_model_step")
-    names = (*scripts, "sampling", "text", "scaling", "tutorials", "report")
+    on_gpu = ("gpu", "gpu_language_model_step")
+    names = (*scripts, "sampling", "text", "scaling", *on_gpu, "tutorials", "report")
     calls = []
     for name in names:
         module = __import__(name)

@@ -464,5 +464,6 @@ class TestErrors:
         ]:
             with pytest.raises((RuntimeError, ValueError)):
                 ours(*args)
+        rnnfast.set_backend("rnnfast")
         with pytest.raises(RuntimeError, match=f"{name} has to run on rnnfast's kernels"):
             ours.to("meta")(torch.randn(*shape, 3, device="meta"))

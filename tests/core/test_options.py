@@ -618,5 +618,6 @@ class TestConstructor:
         expected = module(x)
         rnnfast.set_backend("torch")
         assert_same_bits(module(x), expected)
+        rnnfast.set_backend("rnnfast")
         with pytest.raises(RuntimeError, match=f"{name} has to run on rnnfast's kernels"):
             module.to("meta")(x.to("meta"))

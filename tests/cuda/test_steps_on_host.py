@@ -5,43 +5,26 @@ GPU and says nothing of one.
 """
 
 import ctypes
-import re
-from pathlib import Path
 
 import pytest
 import torch
+from on_host_checks import assert_like_torch, random, read_struct
 from torch.autograd import grad
 
-CUDA = Path(__file__).parents[2] / "csrc" / "cuda"
 # Around the tiles: 32 rows, 8 units, 32 of k.
 SIZES = [(1, 1), (2, 7), (3, 8), (31, 9), (32, 32), (5, 31), (2, 100), (65, 17), (33, 33)]
 CASES = [(torch.float32, *size) for size in SIZES] + [(torch.float64, *size) for size in SIZES[-3:]]
 SUCCESS, INVALID_VALUE, INVALID_CONFIGURATION = 0, 1, 9
 
 
-def read_struct(cell: str, name: str) -> type[ctypes.Structure]:
-    """The args struct as its contract header declares it."""
-    text = (CUDA / f"{cell}_step_cuda.h").read_text()
-    body = re.search(rf"^struct {name} {{\n(.*?)^}};", text, re.M | re.S).group(1)
-    kinds = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "void*": ctypes.c_void_p}
-    fields = [
-        (field, kinds[kind])
-        for kind, fields in re.findall(
-            r"^  (?:const )?(int64_t|int32_t|void\*) ([\w, ]+);", body, re.M
-        )
-        for field in fields.split(", ")
-    ]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
-
-
 STRUCTS = {
-    "lstm_step": read_struct("lstm", "LstmStepCuda"),
-    "lstm_step_backward": read_struct("lstm", "LstmStepBackwardCuda"),
-    "gru_step": read_struct("gru", "GruStepCuda"),
-    "gru_step_backward": read_struct("gru", "GruStepBackwardCuda"),
-    "gru_reset_backward": read_struct("gru", "GruStepBackwardCuda"),
-    "rnn_step": read_struct("rnn", "RnnStepCuda"),
-    "rnn_step_backward": read_struct("rnn", "RnnStepBackwardCuda"),
+    "lstm_step": read_struct("lstm_step_cuda.h", "LstmStepCuda"),
+    "lstm_step_backward": read_struct("lstm_step_cuda.h", "LstmStepBackwardCuda"),
+    "gru_step": read_struct("gru_step_cuda.h", "GruStepCuda"),
+    "gru_step_backward": read_struct("gru_step_cuda.h", "GruStepBackwardCuda"),
+    "gru_reset_backward": read_struct("gru_step_cuda.h", "GruStepBackwardCuda"),
+    "rnn_step": read_struct("rnn_step_cuda.h", "RnnStepCuda"),
+    "rnn_step_backward": read_struct("rnn_step_cuda.h", "RnnStepBackwardCuda"),
 }
 
 
@@ -84,28 +67,6 @@ def assert_margin_untouched(*views: torch.Tensor) -> None:
     for view in views:
         room = view._base
         assert room[-1].isnan().all() and room[:, -3:].isnan().all()
-
-
-def assert_like_torch(ours: dict, reference, inputs: dict) -> None:
-    """reference returns a dict of tensors; in float64 it is the truth, in our dtype the peer."""
-    truth = reference(**{name: x.double() for name, x in inputs.items()})
-    peer = reference(**inputs)
-    assert ours.keys() == truth.keys()
-    for name, x in ours.items():
-        error = (x.double() - truth[name]).abs().max()
-        own = (peer[name].double() - truth[name]).abs().max()
-        # One rounding of the result where torch happens to be exact; torch has nothing wider than
-        # float64, so there both are off by the roundings of a sum of hidden_size products.
-        roundings = 1 if x.dtype == torch.float32 else 16
-        floor = roundings * torch.finfo(x.dtype).eps * truth[name].abs().max()
-        assert error <= 2 * own + floor, f"{name}: error {error:.3g}, torch's own {own:.3g}"
-
-
-def random(dtype: torch.dtype, **shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    inputs = {name: torch.randn(s, generator=generator, dtype=dtype) for name, s in shapes.items()}
-    inputs["weight_hh"] /= inputs["weight_hh"].shape[1] ** 0.5
-    return inputs
 
 
 # ---- plain torch: one step, and the gradients that the backward launchers and their caller give

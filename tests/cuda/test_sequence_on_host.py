@@ -1,0 +1,494 @@
+"""The CUDA sequence kernels, their plans and launchers, compiled for the CPU (on_host/).
+
+The blocks of a grid run in turn, each until it needs the others. This shows that indices, tails,
+strides, exchange, barriers and maths are right; it is no run on a GPU and says nothing of one.
+"""
+
+import ctypes
+
+import pytest
+import torch
+from on_host_checks import assert_like_torch, random, read_struct
+from torch.autograd import grad
+
+ROWS, MOST_UNITS, H100 = 16, 16, {"multiprocessors": 132, "shared_bytes": 227 * 1024}
+OPERANDS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SUCCESS, INVALID_VALUE = 0, 1
+OPERAND_BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+# seq_len, batch, hidden_size: around tiles of 16 rows, chunks of 16 or 32, and every unit count.
+SIZES = [(2, 1, 1), (7, 3, 8), (2, 16, 32), (3, 17, 33), (2, 65, 20), (1, 5, 61), (2, 15, 100)]
+
+
+Problem, Device, Plan = (
+    read_struct("sequence_plan.h", f"Sequence{name}") for name in ("Problem", "Device", "Plan")
+)
+STRUCTS = {
+    f"{cell}_sequence{suffix}": read_struct(
+        f"{cell}_sequence_cuda.h", f"{cell.title()}Sequence{title}Cuda"
+    )
+    for cell in GATES
+    for suffix, title in (("", ""), ("_backward", "Backward"))
+}
+
+
+class Host:
+    """The compiled launchers, on a device of the given size."""
+
+    memory = "cpu"
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.planned = self.device()
+
+    def device(
+        self, multiprocessors: int = 16, shared_bytes: int = 227 * 1024, grid_barrier: int = 1
+    ) -> Device:
+        self.library.set_device(multiprocessors, shared_bytes, 1, grid_barrier)
+        return Device(multiprocessors, shared_bytes, 65536, 1)
+
+    def plan(self, cell: str, batch: int, hidden: int, operand_bytes: int, backward: bool) -> Plan:
+        problem = Problem(batch, hidden, GATES[cell], operand_bytes, int(backward))
+        plan = Plan()
+        self.library.plan(*map(ctypes.byref, (problem, self.planned, plan)))
+        return plan
+
+    def launch(self, launcher: str, operand: str, plan: Plan | None = None, **values) -> int:
+        """Calls the launcher, with strides taken from the tensors; returns its error."""
+        args = STRUCTS[launcher]()
+        fields = {name for name, _ in args._fields_}
+        assert values.keys() <= fields
+        tensors = {name: x for name, x in values.items() if isinstance(x, torch.Tensor)}
+        for name, value in (values | self.addresses(tensors)).items():
+            setattr(args, name, value)
+        for name, x in tensors.items():
+            assert x.stride(-1) == 1 or x.shape[-1] == 1
+            if f"{name}_time" in fields:
+                setattr(args, f"{name}_time", x.stride(0))
+                setattr(args, f"{name}_row", x.stride(1))
+            else:
+                assert x.is_contiguous(), name
+        if plan is None:
+            cell, backward = launcher.split("_")[0], launcher.endswith("backward")
+            plan = self.plan(cell, args.batch, args.hidden_size, OPERAND_BYTES[operand], backward)
+        scratch = 8 * args.batch * args.hidden_size  # gru's reset-before form, in any dtype
+        size = max(plan.workspace_bytes, scratch) + 1
+        workspace = torch.full((size,), 255, dtype=torch.uint8, device=self.memory)
+        pointer = ctypes.c_void_p(workspace.data_ptr())
+        function = getattr(self.library, f"{launcher}_{operand}")
+        error = function(ctypes.byref(args), ctypes.byref(plan), pointer)
+        self.fetch(tensors)
+        return error
+
+    def addresses(self, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+        """Where the launcher finds the tensors."""
+        return {name: x.data_ptr() for name, x in tensors.items()}
+
+    def fetch(self, tensors: dict[str, torch.Tensor]) -> None:
+        """What the launcher wrote is in the tensors from here on."""
+
+
+@pytest.fixture(scope="module")
+def library(host_library):
+    return host_library("sequences")
+
+
+@pytest.fixture
+def host(library):
+    return Host(library)
+
+
+def spread(x: torch.Tensor, batch_first: bool) -> torch.Tensor:
+    """A copy of a sequence whose rows and steps lie apart, with NaN between and behind them."""
+    time, batch, width = x.shape
+    shape = (batch + 1, time + 1) if batch_first else (time + 1, batch + 1)
+    room = torch.full((*shape, width + 3), torch.nan, dtype=x.dtype)
+    view = room.transpose(0, 1) if batch_first else room
+    view[:time, :batch, :width] = x
+    return view[:time, :batch, :width]
+
+
+def assert_margin_untouched(*views: torch.Tensor) -> None:
+    for view in views:
+        written = view.numel() - int(view.isnan().sum())
+        assert written == view.numel() == int((~view._base.isnan()).sum())
+
+
+# ---- plain torch
+
+
+class RecurrentProduct(torch.autograd.Function):
+    """h @ weight.T whose operands, in backward too, are rounded to a dtype; None rounds nothing."""
+
+    @staticmethod
+    def forward(ctx, h, weight, operand):
+        ctx.operand, ctx.weight = operand, RecurrentProduct.rounded(weight, operand)
+        return RecurrentProduct.rounded(h, operand) @ ctx.weight.T
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return RecurrentProduct.rounded(grad_output, ctx.operand) @ ctx.weight, None, None
+
+    @staticmethod
+    def rounded(x, operand):
+        return x if operand is None else x.to(operand).to(x.dtype)
+
+
+def lstm(gates_x, states, weight_hh, operand):
+    (h, c), steps = states, []
+    for x in gates_x:
+        i, f, g, o = (x + RecurrentProduct.apply(h, weight_hh, operand)).chunk(4, 1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        c = f * c + i * g
+        h = o * c.tanh()
+        steps.append({"output": h, "gates": torch.cat([i, f, g, o], 1), "cells": c})
+    return steps, {"h_n": h, "c_n": c}
+
+
+def gru(gates_x, gates_h_bias, states, weight_hh, operand, reset_after):
+    (h,), steps, (w_r, w_z, w_n) = states, [], weight_hh.chunk(3)
+    for x, bias in zip(gates_x, gates_h_bias, strict=True):
+        (x_r, x_z, x_n), (b_r, b_z, b_n) = x.chunk(3, 1), bias.chunk(3, 1)
+        r = (x_r + (RecurrentProduct.apply(h, w_r, operand) + b_r)).sigmoid()
+        z = (x_z + (RecurrentProduct.apply(h, w_z, operand) + b_z)).sigmoid()
+        if reset_after:
+            fourth = RecurrentProduct.apply(h, w_n, operand) + b_n
+            n = (x_n + r * fourth).tanh()
+        else:
+            fourth = r * h
+            n = (x_n + (RecurrentProduct.apply(fourth, w_n, operand) + b_n)).tanh()
+        h = (1 - z) * n + z * h
+        steps.append({"output": h, "gates": torch.cat([r, z, n, fourth], 1)})
+    return steps, {"h_n": h}
+
+
+def rnn(gates_x, states, weight_hh, operand, relu):
+    (h,), steps = states, []
+    for x in gates_x:
+        pre = x + RecurrentProduct.apply(h, weight_hh, operand)
+        h = pre.relu() if relu else pre.tanh()
+        steps.append({"output": h})
+    return steps, {"h_n": h}
+
+
+def reference(cell, inputs, operand, reverse, **form):
+    """Results and gradients of the cell over a sequence by plain torch, from random()'s inputs."""
+    x = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    gates_x = x["gates_x"]
+    states = [x["h_0"], x["c_0"]] if cell == "lstm" else [x["h_0"]]
+    wanted = {"grad_gates": gates_x, "grad_h_0": x["h_0"]}
+    hidden = {}
+    if cell == "gru":
+        shape = (*gates_x.shape[:2], -1)
+        bias = inputs["bias_hh"].expand(shape).clone().requires_grad_()
+        hidden = {"gates_h_bias": bias.flip(0) if reverse else bias}
+        wanted = {"grad_gates_x": gates_x, "grad_gates_h": bias, "grad_h_0": x["h_0"]}
+        if not form["reset_after"]:
+            del wanted["grad_gates_h"]
+    if cell == "lstm":
+        wanted["grad_c_0"] = x["c_0"]
+    run = {"lstm": lstm, "gru": gru, "rnn": rnn}[cell]
+    walk = gates_x.flip(0) if reverse else gates_x
+    steps, final = run(
+        walk, states=states, weight_hh=x["weight_hh"].detach(), operand=operand, **hidden, **form
+    )
+    if reverse:
+        steps = steps[::-1]
+    results = {name: torch.stack([step[name] for step in steps]) for name in steps[0]} | final
+    outputs = {"grad_output": results["output"], "grad_h_n": results["h_n"]}
+    if cell == "lstm":
+        outputs["grad_c_n"] = results["c_n"]
+    incoming = [inputs[name] for name in outputs]
+    gradients = grad(list(outputs.values()), list(wanted.values()), incoming)
+    return {k: v.detach() for k, v in results.items()} | dict(zip(wanted, gradients, strict=True))
+
+
+def random_inputs(cell: str, dtype, seq_len: int, batch: int, hidden: int) -> dict:
+    width, state, sequence = GATES[cell] * hidden, (batch, hidden), (seq_len, batch, hidden)
+    shapes = {"gates_x": (seq_len, batch, width), "h_0": state, "weight_hh": (width, hidden)}
+    shapes |= {"grad_output": sequence, "grad_h_n": state}
+    if cell == "lstm":
+        shapes |= {"c_0": state, "grad_c_n": state}
+    if cell == "gru":
+        shapes |= {"bias_hh": (width,)}
+    return random(dtype, **shapes)
+
+
+def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=False, **form):
+    """Every result of the two launchers; sequences in and out have strides of their own."""
+    seq_len, batch, width = inputs["gates_x"].shape
+    hidden, dtype = width // GATES[cell], inputs["gates_x"].dtype
+    sizes = {"seq_len": seq_len, "batch": batch, "hidden_size": hidden, "reverse": reverse}
+    sizes |= {name: int(value) for name, value in form.items()}
+    inputs = {k: spread(x, batch_first) if x.dim() == 3 else x for k, x in inputs.items()}
+
+    def sequence(width):
+        return spread(torch.full((seq_len, batch, width), torch.nan, dtype=dtype), batch_first)
+
+    def state():
+        return torch.full((batch, hidden), torch.nan, dtype=dtype)
+
+    results = {"output": sequence(hidden), "h_n": state()}
+    if cell != "rnn":
+        results["gates"] = sequence(4 * hidden)
+    if cell == "lstm":
+        results |= {"cells": sequence(hidden), "c_n": state()}
+    names = {"gates_x", "h_0", "c_0", "weight_hh", "bias_hh"} & inputs.keys()
+    given = {name: inputs[name] for name in names}
+    assert not host.launch(f"{cell}_sequence", operand, **sizes, **given, **results)
+
+    inference = {"output": sequence(hidden), "h_n": state()}
+    if cell == "lstm":
+        inference["c_n"] = state()
+    scratch = {}
+    if not form.get("reset_after", True):
+        scratch["gates"] = torch.empty(1, batch, 4 * hidden, dtype=dtype).expand(seq_len, -1, -1)
+    assert not host.launch(f"{cell}_sequence", operand, **sizes, **given, **inference, **scratch)
+    assert all(torch.equal(inference[name], results[name]) for name in inference)
+
+    reads = {"lstm": ("gates", "cells"), "gru": ("gates", "output"), "rnn": ("output",)}[cell]
+    given = {name: results[name] for name in reads}
+    names = {"c_0", "weight_hh", "grad_output", "grad_h_n", "grad_c_n"}
+    names |= {"h_0"} if cell == "gru" else set()
+    given |= {name: inputs[name] for name in names & inputs.keys()}
+    gradients = {"grad_gates": sequence(width), "grad_h_0": state()}
+    if cell == "lstm":
+        gradients["grad_c_0"] = state()
+    if cell == "gru":
+        gradients["grad_gates_x"] = gradients.pop("grad_gates")
+        if form["reset_after"]:
+            gradients["grad_gates_h"] = sequence(width)
+    assert not host.launch(f"{cell}_sequence_backward", operand, **sizes, **given, **gradients)
+    results |= gradients
+    assert_margin_untouched(*(x for x in results.values() if x.dim() == 3))
+    return results
+
+
+FORMS = [
+    ("lstm", {}), ("gru", {"reset_after": True}), ("gru", {"reset_after": False}),
+    ("rnn", {"relu": False}), ("rnn", {"relu": True}),
+]  # fmt: skip
+
+
+def form_name(value):
+    if isinstance(value, dict):
+        return "-".join(f"{name}{int(on)}" for name, on in value.items()) or "plain"
+    return None
+
+
+def assert_cell_like_torch(host, cell, form, operand, sizes, reverse=0, batch_first=False):
+    inputs = random_inputs(cell, torch.float32, *sizes)
+    ours = forward_and_backward(host, cell, operand, inputs, reverse, batch_first, **form)
+    rounding = None if operand == "float32" else OPERANDS[operand]
+
+    def torch_in(gates_x, **others):
+        # The truth, in float64, rounds nothing; the peer rounds the operands of the product.
+        operand = rounding if gates_x.dtype == torch.float32 else None
+        return reference(cell, {"gates_x": gates_x, **others}, operand, reverse, **form)
+
+    assert_like_torch(ours, torch_in, inputs, roundings=4)  # of several steps
+
+
+# ---- parity
+
+
+@pytest.mark.parametrize("operand", OPERANDS)
+@pytest.mark.parametrize("cell, form", FORMS[:2] + FORMS[3:], ids=form_name)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_persistent(host, cell, form, operand, sizes):
+    before = host.library.cooperative_launches()
+    assert_cell_like_torch(host, cell, form, operand, sizes)
+    assert host.library.cooperative_launches() == before + 3  # forward, inference, backward
+
+
+@pytest.mark.parametrize("operand", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell, form", FORMS[:2] + FORMS[3:4], ids=form_name)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_reverse_and_layouts(host, cell, form, operand, batch_first):
+    assert_cell_like_torch(host, cell, form, operand, (3, 17, 9), 1, batch_first)
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
+@pytest.mark.parametrize("sizes", [(3, 17, 9), (1, 2, 33)], ids=str)
+def test_step_by_step_where_the_grid_cannot_be_resident(host, cell, form, sizes, reverse):
+    host.device(multiprocessors=1, shared_bytes=4096)  # smaller than the one that was planned for
+    assert_cell_like_torch(host, cell, form, "float32", sizes, reverse)
+    assert host.library.cooperative_launches() == 0
+
+
+@pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
+def test_double_goes_step_by_step(host, cell, form):
+    inputs = random_inputs(cell, torch.float64, 3, 5, 7)
+    ours = forward_and_backward(host, cell, "float64", inputs, **form)
+    assert_like_torch(ours, lambda **x: reference(cell, x, None, 0, **form), inputs)
+    assert host.library.cooperative_launches() == 0
+
+
+def test_no_incoming_gradients_are_zeros(host):
+    inputs = random_inputs("lstm", torch.float32, 3, 4, 9)
+    zeros = {name: torch.zeros_like(x) for name, x in inputs.items() if name.startswith("grad")}
+    expected = forward_and_backward(host, "lstm", "float32", inputs | zeros)
+    without = {name: x for name, x in inputs.items() if name not in zeros}
+    ours = forward_and_backward(host, "lstm", "float32", without)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
+def test_no_steps_hand_the_states_through(host, cell, form):
+    inputs = random_inputs(cell, torch.float32, 0, 3, 5)
+    ours = forward_and_backward(host, cell, "float32", inputs, **form)
+    pairs = [("h_n", "h_0"), ("grad_h_0", "grad_h_n")]
+    pairs += [("c_n", "c_0"), ("grad_c_0", "grad_c_n")] if cell == "lstm" else []
+    assert all(torch.equal(ours[out], inputs[into]) for out, into in pairs)
+
+
+# ---- what the contract promises besides
+
+
+@pytest.mark.parametrize("operand", ["float32", "bfloat16"])
+def test_a_row_has_the_same_bits_in_any_batch_and_plan(host, operand):
+    inputs = random_inputs("lstm", torch.float32, 3, 50, 20)
+    whole = forward_and_backward(host, "lstm", operand, inputs)
+    many_groups = host.plan("lstm", 50, 20, 4, False)
+    for rows in (slice(0, 1), slice(33, 34), slice(7, 40)):
+        part = {k: x[..., rows, :] if k != "weight_hh" else x for k, x in inputs.items()}
+        part = {k: x.contiguous() for k, x in part.items()}
+        ours = forward_and_backward(host, "lstm", operand, part)
+        assert all(torch.equal(ours[name], whole[name][..., rows, :]) for name in whole)
+    host.planned = host.device(multiprocessors=2)
+    one_group = host.plan("lstm", 50, 20, 4, False)
+    assert many_groups.groups == 4 and one_group.groups == 1 and one_group.row_tiles == 4
+    ours = forward_and_backward(host, "lstm", operand, inputs)
+    assert host.library.cooperative_launches() == 3
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 16], ids=["steps", "persistent"])
+def test_in_place(host, multiprocessors):
+    host.device(multiprocessors)
+    sizes = {"seq_len": 3, "batch": 17, "hidden_size": 33}
+    x = random_inputs("lstm", torch.float32, *sizes.values())
+    given = {name: x[name] for name in ("gates_x", "h_0", "c_0", "weight_hh")}
+    states = {"h_n": torch.empty(17, 33), "c_n": torch.empty(17, 33)}
+    outputs = torch.empty(2, 3, 17, 33)
+    gates, in_place = torch.empty(3, 17, 4 * 33), x["gates_x"].clone()
+    for gates_x, kept, out in zip(
+        (x["gates_x"], in_place), (gates, in_place), outputs, strict=True
+    ):
+        given["gates_x"] = gates_x
+        results = states | {"output": out, "gates": kept}
+        assert not host.launch("lstm_sequence", "float32", **sizes, **given, **results)
+    assert torch.equal(gates, in_place) and torch.equal(*outputs)
+
+    x = random_inputs("rnn", torch.float32, *sizes.values())
+    given = {name: x[name] for name in ("h_0", "weight_hh")}
+    output, in_place, h_n = torch.empty(3, 17, 33), x["gates_x"].clone(), torch.empty(17, 33)
+    for gates_x, out in ((x["gates_x"], output), (in_place, in_place)):
+        error = host.launch(
+            "rnn_sequence", "float32", **sizes, **given, gates_x=gates_x, output=out, h_n=h_n
+        )
+        assert not error
+    assert torch.equal(output, in_place)
+
+
+def test_nan_stays_in_its_row(host):
+    inputs = random_inputs("gru", torch.float32, 3, 20, 9)
+    clean = forward_and_backward(host, "gru", "bfloat16", inputs, reset_after=True)
+    inputs["h_0"][17, 5] = torch.nan
+    output = torch.empty(3, 20, 9)
+    names = ("gates_x", "h_0", "weight_hh", "bias_hh")
+    sizes = {"seq_len": 3, "batch": 20, "hidden_size": 9, "reset_after": 1}
+    given = {name: inputs[name] for name in names}
+    h_n = torch.empty(20, 9)
+    assert not host.launch("gru_sequence", "bfloat16", **sizes, **given, output=output, h_n=h_n)
+    others = [row for row in range(20) if row != 17]
+    assert output[:, 17].isnan().all() and torch.equal(
+        output[:, others], clean["output"][:, others]
+    )
+
+
+def test_the_barrier_between_blocks_is_needed(host):
+    host.device(grid_barrier=0)
+    assert_cell_like_torch(host, "rnn", {"relu": False}, "float32", (3, 3, 1))  # one block
+    with pytest.raises(AssertionError, match="error"):
+        assert_cell_like_torch(host, "rnn", {"relu": False}, "float32", (3, 3, 33))
+
+
+@pytest.mark.parametrize("launcher", STRUCTS)
+def test_sizes_that_launch_nothing(host, launcher):
+    plan = Plan()
+
+    def status(plan, **sizes):
+        return host.launch(launcher, "float32", plan, seq_len=0, **sizes)
+
+    assert status(plan, batch=0, hidden_size=5) == status(plan, batch=5, hidden_size=0) == SUCCESS
+    for sizes in ({"batch": -1, "hidden_size": 5}, {"batch": 5, "hidden_size": -1}):
+        assert status(plan, **sizes) == INVALID_VALUE
+    cell, backward = launcher.split("_")[0], launcher.endswith("backward")
+    for wrong in ((17, 5, 4), (1, 50, 4), (1, 5, 2)):  # a plan for another batch, hidden, operand
+        other = host.plan(cell, *wrong, backward)
+        assert other.persistent
+        assert status(other, batch=1, hidden_size=37) == INVALID_VALUE
+
+
+# ---- plans
+
+
+def plan_on(host, device: dict, *problem) -> Plan:
+    host.planned = Device(**({"registers": 65536, "cooperative": 1} | device))
+    return host.plan(*problem)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("operand_bytes", [4, 2])
+@pytest.mark.parametrize("cell", GATES)
+def test_a_plan_covers_everything_once_and_fits(host, cell, operand_bytes, backward):
+    for hidden in (1, 37, 61, 128, 256, 512, 650, 768, 1024, 1500, 2048, 4096):
+        ways = set()
+        for batch in (1, 16, 17, 64, 256, 1000):
+            plan = plan_on(host, H100, cell, batch, hidden, operand_bytes, backward)
+            ways.add(plan.persistent)
+            if not plan.persistent:
+                assert bytes(plan) == bytes(Plan())
+                continue
+            assert 1 <= plan.units <= MOST_UNITS
+            assert plan.blocks_per_group * plan.units >= hidden
+            assert (plan.blocks_per_group - 1) * plan.units < hidden
+            assert 1 <= plan.groups * plan.blocks_per_group <= H100["multiprocessors"]
+            assert plan.row_tiles * ROWS >= batch > (plan.row_tiles - 1) * ROWS
+            assert plan.groups <= plan.row_tiles
+            slice_bytes = plan.units * GATES[cell] * hidden * operand_bytes
+            assert slice_bytes < plan.shared_bytes <= H100["shared_bytes"]
+            exchanged = batch * hidden * operand_bytes * (GATES[cell] if backward else 1)
+            assert plan.workspace_bytes >= 2 * exchanged + 4 * plan.groups
+        assert len(ways) == 1, "the way must not depend on the batch"
+
+
+@pytest.mark.parametrize(
+    "cell, hidden, operand_bytes, persistent",
+    [
+        ("lstm", 1024, 4, True), ("lstm", 1500, 4, False), ("lstm", 1500, 2, True),
+        ("lstm", 2048, 2, False), ("gru", 2048, 2, True), ("rnn", 2048, 4, True),
+        ("rnn", 2113, 2, False), ("lstm", 8, 8, False),
+    ],
+)  # fmt: skip
+def test_what_fits_an_h100(host, cell, hidden, operand_bytes, persistent):
+    for backward in (False, True):
+        plan = plan_on(host, H100, cell, 16, hidden, operand_bytes, backward)
+        assert plan.persistent == persistent
+
+
+def test_the_plan_of_the_stated_prediction(host):
+    plan = plan_on(host, H100, "lstm", 16, 768, 2, False)
+    assert (plan.groups, plan.blocks_per_group, plan.units) == (1, 128, 6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shared_bytes": 33 * 1024}, {"multiprocessors": 7}, {"registers": 32768}, {"cooperative": 0}],
+    ids=str,
+)
+def test_a_device_that_is_too_small_goes_step_by_step(host, change):
+    assert plan_on(host, H100, "lstm", 16, 128, 4, False).persistent
+    assert not plan_on(host, H100 | change, "lstm", 16, 128, 4, False).persistent
