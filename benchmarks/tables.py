@@ -8,7 +8,9 @@ from language_model_step import StepResult
 from latency import LatencyResult
 from packed import PackedResult
 from quantized import QuantizedResult
+from sampling import SamplingResult
 from scaling import TBPTT_STEPS, ScalingResult
+from text import TextResult
 from tutorials import TUTORIALS, EpochRow
 from variants import VariantResult
 
@@ -359,6 +361,45 @@ def tutorials_table(folder: Path) -> str:
     )
 
 
+def sampling_table(folder: Path) -> str:
+    """Characters drawn per second, alone and in a batch."""
+    rows = read(folder, "sampling.csv", SamplingResult)
+    heads = ["LSTM units", "texts at once", "characters per second", "torch.nn", "times as fast"]
+    lines = [
+        [
+            str(row.hidden_size),
+            str(row.num_samples),
+            _figures(row.characters_per_second),
+            _figures(row.torch_characters_per_second),
+            f"{row.ratio:.2f}",
+        ]
+        for row in rows
+    ]
+    threads = sorted({row.threads for row in rows})
+    return (
+        f"{table(heads, lines, 0)}\n\nAll texts together, by the same code on layers of rnnfast "
+        f"and of torch.nn; threads: {', '.join(map(str, threads))}. {where(rows)}"
+    )
+
+
+def text_table(folder: Path) -> str:
+    """Megabytes of text counted and encoded per second."""
+    rows = read(folder, "text.csv", TextResult)
+    heads = ["text", "tokens are", "task", "MB/s", "in Python", "times as fast"]
+    lines = [
+        [
+            row.text,
+            "characters" if row.tokenizer == "char" else "words between blanks",
+            row.task,
+            _figures(row.megabytes_per_second),
+            _figures(row.peer_megabytes_per_second),
+            f"{row.ratio:.1f}",
+        ]
+        for row in rows
+    ]
+    return f"{table(heads, lines, 3)}\n\nOn one core. {where(rows)}"
+
+
 def trainings(rows: Sequence[EpochRow]) -> dict[tuple[str, str, str], list[EpochRow]]:
     """The epochs of each training, by tutorial, backend and precision."""
     found: dict[tuple[str, str, str], list[EpochRow]] = {}
@@ -380,4 +421,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "latency": latency_table,
     "language_model": language_model_table,
     "tutorials": tutorials_table,
+    "sampling": sampling_table,
+    "text": text_table,
 }
