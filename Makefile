@@ -19,7 +19,7 @@ SOURCES     := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -not -na
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 EXTENSION   := $(wildcard rnnfast/_C*.so)
 
-.PHONY: build demo test bench lint format cuda-check gpu wheel clean
+.PHONY: build demo test test-slow bench lint format cuda-check gpu wheel clean
 
 build: $(VENV)/built
 
@@ -27,7 +27,11 @@ demo: build
 	$(DEMO)
 
 test: build
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
+
+# What compiles, starts processes or trains: minutes more.
+test-slow: build
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 bench: build
 	$(BIN)/python benchmarks $(ARGS)

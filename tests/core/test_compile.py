@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 import rnnfast
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("kernels"),
     # Of torch's own code.
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`:FutureWarning"),

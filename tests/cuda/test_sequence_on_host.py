@@ -11,6 +11,8 @@ import torch
 from on_host_checks import assert_like_torch, random, read_struct
 from torch.autograd import grad
 
+pytestmark = pytest.mark.slow
+
 ROWS, MOST_UNITS, H100 = 16, 16, {"multiprocessors": 132, "shared_bytes": 227 * 1024}
 OPERANDS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SUCCESS, INVALID_VALUE = 0, 1

@@ -11,6 +11,8 @@ import torch
 from on_host_checks import assert_like_torch, random, read_struct
 from torch.autograd import grad
 
+pytestmark = pytest.mark.slow
+
 # Around the tiles: 32 rows, 8 units, 32 of k.
 SIZES = [(1, 1), (2, 7), (3, 8), (31, 9), (32, 32), (5, 31), (2, 100), (65, 17), (33, 33)]
 CASES = [(torch.float32, *size) for size in SIZES] + [(torch.float64, *size) for size in SIZES[-3:]]

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from rnnfast.language_model import Checkpoint, Config, LanguageModel, Run, TrainingResult, fit
 from rnnfast.text import Corpus
 
+pytestmark = pytest.mark.slow
+
 
 def train(config: Config, corpus: Corpus, **options) -> TrainingResult:
     """In double precision, so that rounding stays far below what a wrong gradient would do."""

@@ -10,6 +10,8 @@ import pytest
 
 from rnnfast.language_model import PRESETS
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ("penn_treebank", "don_quijote", "keras_text_generation")
 TEXT = "en un lugar de la mancha , de cuyo nombre no quiero acordarme ,\nno ha mucho tiempo\n" * 30

@@ -25,6 +25,8 @@ from rnnfast.language_model import (
 )
 from rnnfast.text import Corpus, InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def corpus(config) -> Corpus:

@@ -9,6 +9,8 @@ import pytest
 from rnnfast.language_model import PRESETS, DataConfig, LanguageModel, fit, preset
 from rnnfast.text import SPLITS, Corpus
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PIECE = 8_000
 
