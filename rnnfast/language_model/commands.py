@@ -29,7 +29,7 @@ from .model import LanguageModel
 from .presets import PRESETS, preset
 from .results import Checkpoint, TrainingResult
 from .sampling import sample, stream_text
-from .training import TrainingError, fit, validation_batches
+from .training import TrainingError, boundary_id, fit, validation_batches
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -271,7 +271,6 @@ def _table(result: TrainingResult) -> str:
 def _evaluate(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
     training = run.config.training
-    boundary = None if training.boundary is None else run.vocabulary.id_of(training.boundary)
     if options.text is None:
         name = options.split or "test"
         data = run.config.data
@@ -290,6 +289,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         batches = validation_batches(tokens, training, run.vocabulary, name)
         found = evaluate(model, batches, accuracy=options.accuracy)
     else:
+        boundary = boundary_id(training, run.vocabulary)
         found = evaluate_text(model, tokens, name, boundary=boundary, accuracy=options.accuracy)
     print(f"{name}: {_described(found, run)} over {found.num_tokens:,} tokens")
 

@@ -18,7 +18,7 @@ from ..text import (
     load_pydoc,
     load_text,
 )
-from .checks import is_integer, is_number, require
+from .checks import is_integer, is_number, require, require_at_least_one
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,7 +62,14 @@ def _require_at_least_one(settings: object, *names: str, optional: bool = False)
     for name in names:
         value = getattr(settings, name)
         if not (optional and value is None):
-            require(_is_positive_integer(value), name, value, "an integer of at least 1")
+            require_at_least_one(name, value)
+
+
+def _require_left_out(settings: object, where: str, *names: str) -> None:
+    """Raises InputError for a setting that is not at its default."""
+    for name in names:
+        value, default = getattr(settings, name), getattr(type(settings), name)
+        require(value == default, name, value, f"left out {where}")
 
 
 def _require_positive(settings: object, *names: str) -> None:
@@ -146,9 +153,7 @@ class DataConfig:
             require(self.path is None, "path", self.path, "left out for corpus pydoc")
         if self.corpus == "ptb":
             require(self.level != "subword", "level", self.level, "word or char for corpus ptb")
-        for name in self._left_out():
-            value, default = getattr(self, name), getattr(DataConfig, name)
-            require(value == default, name, value, f"left out for corpus {self.corpus}")
+        _require_left_out(self, f"for corpus {self.corpus}", *self._left_out())
         if self.level != "word":
             require(self.min_count is None, "min_count", self.min_count, "left out but for words")
         if self.splits is not None:
@@ -296,9 +301,7 @@ class ModelConfig:
         _require_dropout(self, "dropout", "input_dropout", "hidden_dropout", "output_dropout")
         _require_dropout(self, "embedding_dropout", "weight_dropout")
         if self.embedding == "one_hot":
-            for name, default in (("embedding_size", None), ("tied", False)):
-                value = getattr(self, name)
-                require(value == default, name, value, "left out with embedding one_hot")
+            _require_left_out(self, "with embedding one_hot", "embedding_size", "tied")
         if self.tied:
             last, first = self.hidden_sizes[-1], self.embedding_size or self.hidden_sizes[0]
             require(last == first, "embedding_size", first, f"{last}, the last layer's, with tied")
@@ -312,7 +315,7 @@ class ModelConfig:
             require(len(self.cutoffs) > 0, "cutoffs", self.cutoffs, "given with softmax adaptive")
             require(not self.tied, "tied", self.tied, "false with softmax adaptive")
         else:
-            require(self.cutoffs == (), "cutoffs", self.cutoffs, "left out with softmax full")
+            _require_left_out(self, "with softmax full", "cutoffs")
         if self.backend == "torch":
             require(self.precision == "fp32", "precision", self.precision, "fp32 with torch")
             require(
@@ -423,19 +426,12 @@ class TrainingConfig:
                 self.boundary,
                 "a token",
             )
+        where = f"with {self.batching} batches"
         if self.batching != "continuous":
-            for name, default in (
-                ("random_offset", False),
-                ("variable_length", False),
-                ("boundary", None),
-                ("truncation", 1.0),
-            ):
-                value = getattr(self, name)
-                require(value == default, name, value, f"left out with {self.batching} batches")
+            names = ("random_offset", "variable_length", "boundary", "truncation")
+            _require_left_out(self, where, *names)
         if self.batching != "overlapping":
-            for name, default in (("stride", 1), ("shuffle", False)):
-                value = getattr(self, name)
-                require(value == default, name, value, f"left out with {self.batching} batches")
+            _require_left_out(self, where, "stride", "shuffle")
         require(
             is_integer(self.seed) and 0 <= self.seed < 2**63,
             "seed",

@@ -92,7 +92,7 @@ def training_batches(tokens: Tensor, config: TrainingConfig, vocabulary: Vocabul
         steps,
         random_offset=config.random_offset,
         variable_length=config.variable_length,
-        boundary=_boundary(config, vocabulary),
+        boundary=boundary_id(config, vocabulary),
         seed=seed,
         name=name,
     )
@@ -114,7 +114,7 @@ def validation_batches(
     """
     size, steps = config.batch_size, config.num_steps
     if config.batching == "continuous":
-        boundary = _boundary(config, vocabulary)
+        boundary = boundary_id(config, vocabulary)
         return ContinuousBatches(tokens, size, steps, boundary=boundary, name=name)
     stride = config.stride if config.batching == "overlapping" else steps
     return OverlappingWindows(tokens, size, steps, stride=stride, name=name)
@@ -182,13 +182,17 @@ def fit(
             for log in logs:
                 log.close()
         model.load_state_dict(training.best_weights)
-        boundary = _boundary(config, corpus.vocabulary)
+        boundary = boundary_id(config, corpus.vocabulary)
         test = evaluate_text(model, corpus.test, boundary=boundary, accuracy=accuracy)
     return TrainingResult(tuple(training.results), test)
 
 
-def _boundary(config: TrainingConfig, vocabulary: Vocabulary) -> int | None:
-    """The id of the settings' boundary."""
+def boundary_id(config: TrainingConfig, vocabulary: Vocabulary) -> int | None:
+    """The id of the token that opens a document, where the settings name one.
+
+    Raises:
+        InputError: the vocabulary has no such token.
+    """
     if config.boundary is None:
         return None
     boundary = vocabulary.id_of(config.boundary)
