@@ -1,8 +1,9 @@
-// Contract of the CUDA GRU over a whole sequence: one layer, one direction.
+// Contract of the CUDA GRU over a whole sequence: one layer, one direction or both.
 //
-// Equations of both forms, gate order and letters: ../gru.h. P, plan, workspace, memory, streams,
-// errors and accuracy: lstm_sequence_cuda.h. The hidden bias is an argument of its own, not a part
-// of gates_x, because the form with the reset after the product multiplies its third part by r.
+// Equations of both forms, gate order and letters: ../gru.h. P, args and directions, plan,
+// workspace, memory, streams, errors and accuracy: lstm_sequence_cuda.h. The hidden bias is an
+// argument of its own, not a part of gates_x, because the form with the reset after the product
+// multiplies its third part by r.
 //
 // A step of the form with the reset before the product needs two barriers, since n's product takes
 // r * h_{t-1} of every unit: it always goes step by step, whatever the plan.
@@ -12,6 +13,7 @@
 #include <stdint.h>
 
 #include "cuda/sequence_plan.h"
+#include "cuda/tf32.h"
 
 namespace rnnfast {
 
@@ -61,10 +63,10 @@ struct GruSequenceBackwardCuda {
 
 // Without reset_after, backward needs a workspace of at least N H elements, whatever the plan says.
 template <class P>
-cudaError_t gru_sequence_cuda(const GruSequenceCuda* args, const SequencePlan* plan,
-                              void* workspace, cudaStream_t stream);
+cudaError_t gru_sequence_cuda(const GruSequenceCuda* args, int32_t directions,
+                              const SequencePlan* plan, void* workspace, cudaStream_t stream);
 template <class P>
-cudaError_t gru_sequence_backward_cuda(const GruSequenceBackwardCuda* args,
+cudaError_t gru_sequence_backward_cuda(const GruSequenceBackwardCuda* args, int32_t directions,
                                        const SequencePlan* plan, void* workspace,
                                        cudaStream_t stream);
 

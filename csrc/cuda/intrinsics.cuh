@@ -1,5 +1,6 @@
 // What the sequence kernels ask of the hardware and no C++ function gives: dynamic shared memory,
-// asynchronous copies, tensor cores, and the two halves of a barrier between blocks.
+// asynchronous copies, rounding to TF32, tensor cores, and the two halves of a barrier between
+// blocks.
 //
 // Needs compute capability 8.0. The tests have a header of this name with the same functions in
 // plain C++, so nothing but such functions stands here.
@@ -8,6 +9,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
+
+#include "cuda/tf32.h"
 
 namespace rnnfast {
 namespace {
@@ -35,6 +38,13 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// To nearest, ties away from zero: the rounding that every device with TF32 has.
+__device__ __forceinline__ Tf32 round_to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return {__uint_as_float(bits)};
+}
+
 // sum += a b, 16 x 16 by 16 x 8, by the 32 lanes of a warp. With r = lane / 4 and q = 2 (lane % 4),
 // a lane holds, two neighbours over k to a word and the lower one in the lower half,
 //   a    rows r, r + 8, r, r + 8, at k = q, q, q + 8, q + 8
@@ -50,6 +60,16 @@ __device__ __forceinline__ void multiply_add(__nv_bfloat16, float (&sum)[4], con
 __device__ __forceinline__ void multiply_add(__half, float (&sum)[4], const uint32_t (&a)[4],
                                              const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The same, 16 x 8 by 8 x 8, with one TF32 to a word and q = lane % 4:
+//   a    rows r, r + 8, r, r + 8, at k = q, q, q + 4, q + 4
+//   b    column r, at k = q, q + 4
+__device__ __forceinline__ void multiply_add(Tf32, float (&sum)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

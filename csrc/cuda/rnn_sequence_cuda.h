@@ -1,13 +1,15 @@
-// Contract of the CUDA plain RNN (tanh or relu) over a whole sequence: one layer, one direction.
+// Contract of the CUDA plain RNN (tanh or relu) over a whole sequence: one layer, one direction or
+// both.
 //
-// Equation and letters: ../rnn.h. P, plan, workspace, memory, streams, errors, accuracy and the
-// products that are the caller's: lstm_sequence_cuda.h.
+// Equation and letters: ../rnn.h. P, args and directions, plan, workspace, memory, streams, errors,
+// accuracy and the products that are the caller's: lstm_sequence_cuda.h.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <stdint.h>
 
 #include "cuda/sequence_plan.h"
+#include "cuda/tf32.h"
 
 namespace rnnfast {
 
@@ -46,10 +48,10 @@ struct RnnSequenceBackwardCuda {
 // clang-format on
 
 template <class P>
-cudaError_t rnn_sequence_cuda(const RnnSequenceCuda* args, const SequencePlan* plan,
-                              void* workspace, cudaStream_t stream);
+cudaError_t rnn_sequence_cuda(const RnnSequenceCuda* args, int32_t directions,
+                              const SequencePlan* plan, void* workspace, cudaStream_t stream);
 template <class P>
-cudaError_t rnn_sequence_backward_cuda(const RnnSequenceBackwardCuda* args,
+cudaError_t rnn_sequence_backward_cuda(const RnnSequenceBackwardCuda* args, int32_t directions,
                                        const SequencePlan* plan, void* workspace,
                                        cudaStream_t stream);
 

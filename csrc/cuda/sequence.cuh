@@ -1,5 +1,5 @@
-// A whole sequence of one layer in one direction: the kernels of every cell, and the choice between
-// them and the step kernels.
+// A whole sequence of one layer, in one direction or both: the kernels of every cell, and the
+// choice between them and the step kernels.
 //
 // Work: after Diamos et al. 2016, "Persistent RNNs". A block owns some hidden units, all their
 // gates, for the rows of its group (sequence_plan.h), and keeps its slice of weight_hh in shared
@@ -8,6 +8,9 @@
 // exchange: two buffers in turn, in the operand's type, zero beyond the last row and k, cut into
 // tiles of 16 rows by 64 bytes. With two buffers one barrier a step is enough: a block that is a
 // step ahead writes the buffer that nobody reads any more.
+//
+// A grid has the groups of one direction, or those of two, which share nothing but the launch: each
+// direction has its arguments and its half of the workspace.
 //
 // Within a block a tile of 16 rows by all of its columns is shared over k: each of 8 warps takes
 // the chunks of k from w C / 8 to (w + 1) C / 8, copies them to shared memory as they are used,
@@ -22,13 +25,17 @@
 // Time of a step for LSTM, batch 16, hidden 768, on an H100 (132 multiprocessors, 1.7 GHz),
 // foretold from arithmetic and never measured. Forward is 128 blocks of 6 units, so 24 columns:
 //   barrier             1.5 us  release, atomic and acquire are three trips to the L2 cache
-//   h_{t-1} to a block  0.5 us  24 KB in bf16, 49 KB in float: one trip, then 64 bytes a cycle
+//   h_{t-1} to a block  0.5 us  24 KB in bf16, 49 KB in others: one trip, then 64 bytes a cycle
 //   products            0.2 us  in bf16, 18 tensor core instructions a warp;
+//                       0.4 us  in TF32, 36 of them;
 //                       2.0 us  in float: 16 x 24 x 768 at 128 a cycle are 1.4 us at best
 //   sums and gates      0.5 us  three block barriers, 32 loads from shared memory, the activations
-// which makes 2.7 us in bf16 and 4.5 us in float. Backward, 96 blocks of 8 units, copies four times
-// as much to a block: 1 us more in bf16, 2 us in float, whose products take as much longer as it
-// has fewer blocks, 0.6 us.
+// which makes 2.7 us in bf16, 2.9 us in TF32 and 4.5 us in float. Backward, 96 blocks of 8 units,
+// copies four times as much to a block: 1 us more in bf16, 2 us in TF32 and float, whose products
+// take as much longer as it has fewer blocks, 0.1 and 0.6 us.
+//
+// Both directions of such a layer at once have 64 blocks of 12 units each, whose products take
+// twice as long: 2.9 us in bf16 where one after the other takes 5.4 us.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -92,6 +99,12 @@ __device__ __forceinline__ float load_grad_h(const Args& args, const SequenceIte
   return item.step.last ? grad_h + load_or_zero<float>(args.grad_h_n, item.state()) : grad_h;
 }
 
+// The arguments of the directions that a grid advances, of the same sizes: a kernel's parameter.
+template <class Args>
+struct SequenceDirections {
+  Args direction[kSequenceDirections];
+};
+
 // What a block knows of its place, and the work that forward and backward share. P is the operand's
 // type, kParts how many columns a unit has.
 template <class P, int kParts>
@@ -100,10 +113,13 @@ class SequenceBlock {
   __device__ SequenceBlock(const SequencePlan& plan, int64_t batch, int64_t hidden_size,
                            unsigned char* workspace)
       : plan_(plan), batch_(batch), hidden_size_(hidden_size), columns_(kParts * plan.units) {
-    const int group = static_cast<int>(blockIdx.x) / plan.blocks_per_group;
+    const int place = static_cast<int>(blockIdx.x), blocks = plan.groups * plan.blocks_per_group;
+    const int group = place % blocks / plan.blocks_per_group;
+    direction_ = place / blocks;
+    workspace += direction_ * (plan.workspace_bytes / plan.directions);
     first_tile_ = static_cast<int>(int64_t{group} * plan.row_tiles / plan.groups);
     last_tile_ = static_cast<int>((int64_t{group} + 1) * plan.row_tiles / plan.groups);
-    first_unit_ = static_cast<int64_t>(blockIdx.x % plan.blocks_per_group) * plan.units;
+    first_unit_ = int64_t{place % plan.blocks_per_group} * plan.units;
     local_row_ = static_cast<int>(threadIdx.x) / plan.units;
     local_unit_ = static_cast<int>(threadIdx.x) % plan.units;
     counter_ = reinterpret_cast<uint32_t*>(workspace + group * kCounterBytes);
@@ -112,6 +128,7 @@ class SequenceBlock {
     weights_ = ring_ + kRingBytes;
   }
 
+  __device__ int direction() const { return direction_; }
   __device__ int first_tile() const { return first_tile_; }
   __device__ int last_tile() const { return last_tile_; }
   __device__ int64_t first_unit() const { return first_unit_; }
@@ -231,6 +248,7 @@ class SequenceBlock {
   const SequencePlan& plan_;
   int64_t batch_, hidden_size_;
   int columns_;
+  int direction_;
   int first_tile_, last_tile_;
   int64_t first_unit_;
   int local_row_, local_unit_;
@@ -243,10 +261,11 @@ class SequenceBlock {
 // Cell says what a cell does with its products; {lstm,gru,rnn}_sequence_cuda.cu.
 template <class Cell, class P>
 __global__ void __launch_bounds__(kSequenceThreads, 1)
-    sequence_forward_kernel(typename Cell::Forward args, SequencePlan plan,
-                            unsigned char* workspace) {
-  const int64_t hidden_size = args.hidden_size;
-  SequenceBlock<P, Cell::kGates> block(plan, args.batch, hidden_size, workspace);
+    sequence_forward_kernel(const __grid_constant__ SequenceDirections<typename Cell::Forward> all,
+                            SequencePlan plan, unsigned char* workspace) {
+  const int64_t hidden_size = all.direction[0].hidden_size;
+  SequenceBlock<P, Cell::kGates> block(plan, all.direction[0].batch, hidden_size, workspace);
+  const typename Cell::Forward& args = all.direction[block.direction()];
   const float* weight_hh = floats(args.weight_hh);
   block.template load_weights<false>(hidden_size, [&](int column, int k) {
     const int64_t unit = block.first_unit() + column % plan.units;
@@ -288,11 +307,12 @@ __global__ void __launch_bounds__(kSequenceThreads, 1)
 // From the last step to the first. Step s takes the product for the gradient of its h from what
 // step s + 1 gave; a last round takes that of h_0.
 template <class Cell, class P>
-__global__ void __launch_bounds__(kSequenceThreads, 1)
-    sequence_backward_kernel(typename Cell::Backward args, SequencePlan plan,
-                             unsigned char* workspace) {
-  const int64_t hidden_size = args.hidden_size;
-  SequenceBlock<P, 1> block(plan, args.batch, hidden_size, workspace);
+__global__ void __launch_bounds__(kSequenceThreads, 1) sequence_backward_kernel(
+    const __grid_constant__ SequenceDirections<typename Cell::Backward> all, SequencePlan plan,
+    unsigned char* workspace) {
+  const int64_t hidden_size = all.direction[0].hidden_size;
+  SequenceBlock<P, 1> block(plan, all.direction[0].batch, hidden_size, workspace);
+  const typename Cell::Backward& args = all.direction[block.direction()];
   const float* weight_hh = floats(args.weight_hh);
   block.template load_weights<true>(Cell::kGates * hidden_size, [&](int column, int k) {
     const int64_t unit = block.first_unit() + column;
@@ -410,6 +430,10 @@ cudaError_t sequence_backward_by_steps(const typename Cell::Backward& args, void
 
 // ---- the choice
 
+inline int64_t grid_blocks(const SequencePlan& plan) {
+  return int64_t{plan.directions} * plan.groups * plan.blocks_per_group;
+}
+
 // Whether all blocks of the plan can run at once here and now.
 template <class Kernel>
 cudaError_t can_be_resident(Kernel* kernel, const SequencePlan& plan, bool* yes) {
@@ -424,44 +448,71 @@ cudaError_t can_be_resident(Kernel* kernel, const SequencePlan& plan, bool* yes)
   int blocks;
   error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kSequenceThreads,
                                                         static_cast<size_t>(wanted));
-  *yes = int64_t{blocks} * device.multiprocessors >= int64_t{plan.groups} * plan.blocks_per_group;
+  *yes = int64_t{blocks} * device.multiprocessors >= grid_blocks(plan);
   return error;
 }
 
-// Launches kernel(args, plan, workspace) as the plan says; *launched is false where the grid cannot
-// be resident.
+// One grid: the plan's directions from `args` on.
 template <class Args>
-cudaError_t launch_persistent(void (*kernel)(Args, SequencePlan, unsigned char*), const Args& args,
-                              const SequencePlan& plan, void* workspace, cudaStream_t stream,
-                              bool* launched) {
-  cudaError_t error = can_be_resident(kernel, plan, launched);
-  if (error != cudaSuccess || !*launched) return error;
-  error = cudaMemsetAsync(workspace, 0, static_cast<size_t>(plan.workspace_bytes), stream);
+cudaError_t launch_grid(void (*kernel)(SequenceDirections<Args>, SequencePlan, unsigned char*),
+                        const Args* args, const SequencePlan& plan, void* workspace,
+                        cudaStream_t stream) {
+  SequenceDirections<Args> all = {};
+  for (int32_t i = 0; i < plan.directions; ++i) all.direction[i] = args[i];
+  const cudaError_t error =
+      cudaMemsetAsync(workspace, 0, static_cast<size_t>(plan.workspace_bytes), stream);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute cooperative = {};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<uint32_t>(plan.groups * plan.blocks_per_group));
+  config.gridDim = dim3(static_cast<uint32_t>(grid_blocks(plan)));
   config.blockDim = dim3(kSequenceThreads);
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
   config.stream = stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args, plan, static_cast<unsigned char*>(workspace));
+  return cudaLaunchKernelEx(&config, kernel, all, plan, static_cast<unsigned char*>(workspace));
 }
 
-// The plan must be one for these sizes.
+// Launches as many grids as the plan asks for. Where two directions cannot be resident at once, on
+// a device smaller than the plan's, one after the other may; *launched is false where that cannot
+// either.
+template <class Args>
+cudaError_t launch_persistent(void (*kernel)(SequenceDirections<Args>, SequencePlan,
+                                             unsigned char*),
+                              const Args* args, int32_t directions, SequencePlan plan,
+                              void* workspace, cudaStream_t stream, bool* launched) {
+  cudaError_t error = can_be_resident(kernel, plan, launched);
+  if (error == cudaSuccess && !*launched && plan.directions > 1) {
+    plan = one_at_a_time(plan);
+    error = can_be_resident(kernel, plan, launched);
+  }
+  if (error != cudaSuccess || !*launched) return error;
+  for (int32_t i = 0; i < directions && error == cudaSuccess; i += plan.directions) {
+    error = launch_grid(kernel, args + i, plan, workspace, stream);
+  }
+  return error;
+}
+
+// All directions must be of the same sizes, and the plan one for these.
 template <class P, class Args>
-bool sizes_fit(const Args& args, const SequencePlan& plan, int columns_per_unit,
+bool sizes_fit(const Args* args, int32_t directions, const SequencePlan& plan, int columns_per_unit,
                int64_t depth_per_unit) {
-  if (args.seq_len < 0 || args.batch < 0 || args.hidden_size < 0) return false;
+  if (directions < 1 || directions > kSequenceDirections) return false;
+  const Args &first = args[0], &last = args[directions - 1];
+  if (first.seq_len < 0 || first.batch < 0 || first.hidden_size < 0) return false;
+  if (first.seq_len != last.seq_len || first.batch != last.batch ||
+      first.hidden_size != last.hidden_size) {
+    return false;
+  }
   if (!plan.persistent) return true;
-  const int64_t bytes = args.hidden_size * depth_per_unit * static_cast<int64_t>(sizeof(P));
+  const int64_t bytes = first.hidden_size * depth_per_unit * static_cast<int64_t>(sizeof(P));
   const int64_t columns = int64_t{plan.units} * columns_per_unit;
-  return plan.row_tiles == ceil_divide(args.batch, kSequenceRows) &&
+  return plan.directions <= directions &&
+         plan.row_tiles == ceil_divide(first.batch, kSequenceRows) &&
          plan.chunks == ceil_divide(bytes, kChunkBytes) &&
-         plan.blocks_per_group == ceil_divide(args.hidden_size, plan.units) &&
+         plan.blocks_per_group == ceil_divide(first.hidden_size, plan.units) &&
          plan.shared_bytes == columns * plan.chunks * kChunkBytes + kRingBytes;
 }
 
@@ -470,33 +521,45 @@ template <class P>
 using SequenceTensor = std::conditional_t<std::is_same<P, double>::value, double, float>;
 
 template <class Cell, class P>
-cudaError_t sequence_forward(const typename Cell::Forward& args, const SequencePlan& plan,
-                             void* workspace, cudaStream_t stream) {
-  if (!sizes_fit<P>(args, plan, Cell::kGates, 1)) return cudaErrorInvalidValue;
+cudaError_t sequence_forward(const typename Cell::Forward* args, int32_t directions,
+                             const SequencePlan& plan, void* workspace, cudaStream_t stream) {
+  if (!sizes_fit<P>(args, directions, plan, Cell::kGates, 1)) return cudaErrorInvalidValue;
+  if (args->batch == 0) return cudaSuccess;  // nothing to give
+  cudaError_t error = cudaSuccess;
   if constexpr (!std::is_same<P, double>::value) {
-    if (plan.persistent && args.seq_len > 0 && Cell::persistent(args)) {
+    if (plan.persistent && args->seq_len > 0 && Cell::persistent(args[0]) &&
+        Cell::persistent(args[directions - 1])) {
       bool launched;
-      const cudaError_t error = launch_persistent(sequence_forward_kernel<Cell, P>, args, plan,
-                                                  workspace, stream, &launched);
+      error = launch_persistent(sequence_forward_kernel<Cell, P>, args, directions, plan, workspace,
+                                stream, &launched);
       if (error != cudaSuccess || launched) return error;
     }
   }
-  return sequence_forward_by_steps<Cell, SequenceTensor<P>>(args, stream);
+  for (int32_t i = 0; i < directions && error == cudaSuccess; ++i) {
+    error = sequence_forward_by_steps<Cell, SequenceTensor<P>>(args[i], stream);
+  }
+  return error;
 }
 
 template <class Cell, class P>
-cudaError_t sequence_backward(const typename Cell::Backward& args, const SequencePlan& plan,
-                              void* workspace, cudaStream_t stream) {
-  if (!sizes_fit<P>(args, plan, 1, Cell::kGates)) return cudaErrorInvalidValue;
+cudaError_t sequence_backward(const typename Cell::Backward* args, int32_t directions,
+                              const SequencePlan& plan, void* workspace, cudaStream_t stream) {
+  if (!sizes_fit<P>(args, directions, plan, 1, Cell::kGates)) return cudaErrorInvalidValue;
+  if (args->batch == 0) return cudaSuccess;  // nothing to give
+  cudaError_t error = cudaSuccess;
   if constexpr (!std::is_same<P, double>::value) {
-    if (plan.persistent && args.seq_len > 0 && Cell::persistent(args)) {
+    if (plan.persistent && args->seq_len > 0 && Cell::persistent(args[0]) &&
+        Cell::persistent(args[directions - 1])) {
       bool launched;
-      const cudaError_t error = launch_persistent(sequence_backward_kernel<Cell, P>, args, plan,
-                                                  workspace, stream, &launched);
+      error = launch_persistent(sequence_backward_kernel<Cell, P>, args, directions, plan,
+                                workspace, stream, &launched);
       if (error != cudaSuccess || launched) return error;
     }
   }
-  return sequence_backward_by_steps<Cell, SequenceTensor<P>>(args, workspace, stream);
+  for (int32_t i = 0; i < directions && error == cudaSuccess; ++i) {
+    error = sequence_backward_by_steps<Cell, SequenceTensor<P>>(args[i], workspace, stream);
+  }
+  return error;
 }
 
 }  // namespace

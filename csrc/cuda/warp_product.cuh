@@ -1,9 +1,9 @@
 // The product of one warp: 16 rows of A by some rows of B, both over one chunk of k.
 //
-// A chunk is 64 bytes of k: 16 floats, or 32 of a half type. A row's chunk stands in shared memory
-// as four pieces of 16 bytes, which are loaded whole. Piece p of row r stands in place p ^ (r / 2 %
-// 4) of that row's 64 bytes, so that eight lanes that load one piece of eight rows, or the four
-// pieces of two rows, touch each of the 32 banks once.
+// A chunk is 64 bytes of k: 16 floats or TF32, or 32 of a half type. A row's chunk stands in shared
+// memory as four pieces of 16 bytes, which are loaded whole. Piece p of row r stands in place p ^
+// (r / 2 % 4) of that row's 64 bytes, so that eight lanes that load one piece of eight rows, or the
+// four pieces of two rows, touch each of the 32 banks once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,8 +24,10 @@ constexpr int kChunkDepth = kChunkBytes / static_cast<int>(sizeof(P));
 
 template <class P>
 __device__ __forceinline__ P to_operand(float x) {
-  if constexpr (sizeof(P) == sizeof(float)) {
+  if constexpr (std::is_same<P, float>::value) {
     return x;
+  } else if constexpr (std::is_same<P, Tf32>::value) {
+    return round_to_tf32(x);
   } else if constexpr (std::is_same<P, __half>::value) {
     return __float2half(x);
   } else {
@@ -47,8 +49,9 @@ __device__ __forceinline__ Piece load_piece(const unsigned char* chunk, int row,
 // holds the same four sums of each 16 x 8 tile as of the tensor cores' (multiply_add). What belongs
 // to columns from `columns` on is of no use.
 //
-// Half types: the order of k within a chunk is free as long as A and B agree, so a lane takes one
-// piece of a row, eight neighbours, where the instruction's own order would have four loads.
+// All types but float, on tensor cores: the order of k within a chunk is free as long as A and B
+// agree. So a lane takes one piece of a row, and of its four words two go to each of two
+// instructions, whose own order would have four loads.
 template <class P>
 struct WarpProduct {
   template <int kColumnTiles>

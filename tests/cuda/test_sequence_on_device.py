@@ -13,12 +13,17 @@ from test_sequence_on_host import (
     FORMS,
     OPERAND_BYTES,
     OPERANDS,
+    ROUNDINGS,
     SIZES,
     Device,
     Host,
+    assert_as_if_alone,
     assert_cell_like_torch,
+    assert_operands_rounded,
+    both_directions,
     form_name,
     forward_and_backward,
+    random_directions,
     random_inputs,
     reference,
 )
@@ -88,7 +93,24 @@ def test_reverse_and_layouts(gpu, cell, form, batch_first):
 def test_double(gpu, cell, form):
     inputs = random_inputs(cell, torch.float64, 3, 5, 7)
     ours = forward_and_backward(gpu, cell, "float64", inputs, **form)
-    assert_like_torch(ours, lambda **x: reference(cell, x, None, 0, **form), inputs)
+    rounded = OPERANDS["float32"]
+    assert_like_torch(ours, lambda **x: reference(cell, x, rounded, 0, **form), inputs)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+def test_operands_are_rounded_to_nearest(gpu, rounding):
+    assert_operands_rounded(gpu, *rounding)
+
+
+@pytest.mark.parametrize("operand", OPERANDS)
+@pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
+@pytest.mark.parametrize("sizes", [(3, 17, 33), *LARGE[:4]], ids=str)
+def test_two_directions(gpu, cell, form, operand, sizes):
+    if not form.get("reset_after", True) and operand != "float32":
+        pytest.skip("step by step, this form computes in float32 whatever the operand")
+    inputs = random_directions(cell, sizes)
+    together = both_directions(gpu, cell, operand, inputs, **form)
+    assert_as_if_alone(gpu, cell, form, operand, inputs, together)
 
 
 @pytest.mark.parametrize("operand", OPERANDS)

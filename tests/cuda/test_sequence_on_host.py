@@ -5,6 +5,7 @@ strides, exchange, barriers and maths are right; it is no run on a GPU and says 
 """
 
 import ctypes
+import itertools
 
 import pytest
 import torch
@@ -14,13 +15,25 @@ from torch.autograd import grad
 pytestmark = pytest.mark.slow
 
 ROWS, MOST_UNITS, H100 = 16, 16, {"multiprocessors": 132, "shared_bytes": 227 * 1024}
-OPERANDS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SUCCESS, INVALID_VALUE = 0, 1
-OPERAND_BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+OPERAND_BYTES = {"float32": 4, "float64": 8, "tf32": 4, "float16": 2, "bfloat16": 2}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 # seq_len, batch, hidden_size: around tiles of 16 rows, chunks of 16 or 32, and every unit count.
 SIZES = [(2, 1, 1), (7, 3, 8), (2, 16, 32), (3, 17, 33), (2, 65, 20), (1, 5, 61), (2, 15, 100)]
 
+
+def to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """Float values with 10 bits of mantissa: to nearest, ties away from zero."""
+    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+# How the operands of the recurrent product are rounded.
+OPERANDS = {
+    "float32": lambda x: x,
+    "tf32": to_tf32,
+    "float16": lambda x: x.half().float(),
+    "bfloat16": lambda x: x.bfloat16().float(),
+}
 
 Problem, Device, Plan = (
     read_struct("sequence_plan.h", f"Sequence{name}") for name in ("Problem", "Device", "Plan")
@@ -49,44 +62,65 @@ class Host:
         self.library.set_device(multiprocessors, shared_bytes, 1, grid_barrier)
         return Device(multiprocessors, shared_bytes, 65536, 1)
 
-    def plan(self, cell: str, batch: int, hidden: int, operand_bytes: int, backward: bool) -> Plan:
-        problem = Problem(batch, hidden, GATES[cell], operand_bytes, int(backward))
+    def plan(
+        self,
+        cell: str,
+        batch: int,
+        hidden: int,
+        operand_bytes: int,
+        backward: bool,
+        directions: int = 1,
+    ) -> Plan:
+        problem = Problem(batch, hidden, GATES[cell], operand_bytes, int(backward), directions)
         plan = Plan()
         self.library.plan(*map(ctypes.byref, (problem, self.planned, plan)))
         return plan
 
-    def launch(self, launcher: str, operand: str, plan: Plan | None = None, **values) -> int:
-        """Calls the launcher, with strides taken from the tensors; returns its error."""
-        args = STRUCTS[launcher]()
-        fields = {name for name, _ in args._fields_}
-        assert values.keys() <= fields
-        tensors = {name: x for name, x in values.items() if isinstance(x, torch.Tensor)}
-        for name, value in (values | self.addresses(tensors)).items():
-            setattr(args, name, value)
-        for name, x in tensors.items():
+    def launch(
+        self, launcher: str, operand: str, *directions: dict, plan: Plan | None = None
+    ) -> int:
+        """Calls the launcher for directions given by the values of their structs, with strides
+        taken from the tensors; returns its error."""
+        args = (STRUCTS[launcher] * len(directions))()
+        fields = {name for name, _ in STRUCTS[launcher]._fields_}
+        tensors = {}
+        for i, values in enumerate(directions):
+            assert values.keys() <= fields
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[i, name] = value
+                else:
+                    setattr(args[i], name, value)
+        addresses = self.addresses(tensors)
+        for (i, name), x in tensors.items():
+            setattr(args[i], name, addresses[i, name])
             assert x.stride(-1) == 1 or x.shape[-1] == 1
             if f"{name}_time" in fields:
-                setattr(args, f"{name}_time", x.stride(0))
-                setattr(args, f"{name}_row", x.stride(1))
+                setattr(args[i], f"{name}_time", x.stride(0))
+                setattr(args[i], f"{name}_row", x.stride(1))
             else:
                 assert x.is_contiguous(), name
+        batch, hidden = args[0].batch, args[0].hidden_size
         if plan is None:
             cell, backward = launcher.split("_")[0], launcher.endswith("backward")
-            plan = self.plan(cell, args.batch, args.hidden_size, OPERAND_BYTES[operand], backward)
-        scratch = 8 * args.batch * args.hidden_size  # gru's reset-before form, in any dtype
-        size = max(plan.workspace_bytes, scratch) + 1
-        workspace = torch.full((size,), 255, dtype=torch.uint8, device=self.memory)
+            problem = (batch, hidden, OPERAND_BYTES[operand], backward, len(directions))
+            plan = self.plan(cell, *problem)
+        size = max(
+            plan.workspace_bytes, 8 * batch * hidden
+        )  # the latter for gru's reset-before form
+        workspace = torch.full((max(size, 0) + 128,), 255, dtype=torch.uint8, device=self.memory)
         pointer = ctypes.c_void_p(workspace.data_ptr())
         function = getattr(self.library, f"{launcher}_{operand}")
-        error = function(ctypes.byref(args), ctypes.byref(plan), pointer)
+        error = function(args, len(directions), ctypes.byref(plan), pointer)
+        assert (workspace[size:] == 255).all()
         self.fetch(tensors)
         return error
 
-    def addresses(self, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
-        """Where the launcher finds the tensors."""
-        return {name: x.data_ptr() for name, x in tensors.items()}
+    def addresses(self, tensors: dict[tuple[int, str], torch.Tensor]) -> dict:
+        """Where the launcher finds the tensors, under the same keys."""
+        return {key: x.data_ptr() for key, x in tensors.items()}
 
-    def fetch(self, tensors: dict[str, torch.Tensor]) -> None:
+    def fetch(self, tensors: dict[tuple[int, str], torch.Tensor]) -> None:
         """What the launcher wrote is in the tensors from here on."""
 
 
@@ -120,26 +154,22 @@ def assert_margin_untouched(*views: torch.Tensor) -> None:
 
 
 class RecurrentProduct(torch.autograd.Function):
-    """h @ weight.T whose operands, in backward too, are rounded to a dtype; None rounds nothing."""
+    """h @ weight.T whose operands, in backward too, are rounded; `rounded` is one of OPERANDS."""
 
     @staticmethod
-    def forward(ctx, h, weight, operand):
-        ctx.operand, ctx.weight = operand, RecurrentProduct.rounded(weight, operand)
-        return RecurrentProduct.rounded(h, operand) @ ctx.weight.T
+    def forward(ctx, h, weight, rounded):
+        ctx.rounded, ctx.weight = rounded, rounded(weight)
+        return rounded(h) @ ctx.weight.T
 
     @staticmethod
     def backward(ctx, grad_output):
-        return RecurrentProduct.rounded(grad_output, ctx.operand) @ ctx.weight, None, None
-
-    @staticmethod
-    def rounded(x, operand):
-        return x if operand is None else x.to(operand).to(x.dtype)
+        return ctx.rounded(grad_output) @ ctx.weight, None, None
 
 
-def lstm(gates_x, states, weight_hh, operand):
+def lstm(gates_x, states, weight_hh, rounded):
     (h, c), steps = states, []
     for x in gates_x:
-        i, f, g, o = (x + RecurrentProduct.apply(h, weight_hh, operand)).chunk(4, 1)
+        i, f, g, o = (x + RecurrentProduct.apply(h, weight_hh, rounded)).chunk(4, 1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         c = f * c + i * g
         h = o * c.tanh()
@@ -147,33 +177,33 @@ def lstm(gates_x, states, weight_hh, operand):
     return steps, {"h_n": h, "c_n": c}
 
 
-def gru(gates_x, gates_h_bias, states, weight_hh, operand, reset_after):
+def gru(gates_x, gates_h_bias, states, weight_hh, rounded, reset_after):
     (h,), steps, (w_r, w_z, w_n) = states, [], weight_hh.chunk(3)
     for x, bias in zip(gates_x, gates_h_bias, strict=True):
         (x_r, x_z, x_n), (b_r, b_z, b_n) = x.chunk(3, 1), bias.chunk(3, 1)
-        r = (x_r + (RecurrentProduct.apply(h, w_r, operand) + b_r)).sigmoid()
-        z = (x_z + (RecurrentProduct.apply(h, w_z, operand) + b_z)).sigmoid()
+        r = (x_r + (RecurrentProduct.apply(h, w_r, rounded) + b_r)).sigmoid()
+        z = (x_z + (RecurrentProduct.apply(h, w_z, rounded) + b_z)).sigmoid()
         if reset_after:
-            fourth = RecurrentProduct.apply(h, w_n, operand) + b_n
+            fourth = RecurrentProduct.apply(h, w_n, rounded) + b_n
             n = (x_n + r * fourth).tanh()
         else:
             fourth = r * h
-            n = (x_n + (RecurrentProduct.apply(fourth, w_n, operand) + b_n)).tanh()
+            n = (x_n + (RecurrentProduct.apply(fourth, w_n, rounded) + b_n)).tanh()
         h = (1 - z) * n + z * h
         steps.append({"output": h, "gates": torch.cat([r, z, n, fourth], 1)})
     return steps, {"h_n": h}
 
 
-def rnn(gates_x, states, weight_hh, operand, relu):
+def rnn(gates_x, states, weight_hh, rounded, relu):
     (h,), steps = states, []
     for x in gates_x:
-        pre = x + RecurrentProduct.apply(h, weight_hh, operand)
+        pre = x + RecurrentProduct.apply(h, weight_hh, rounded)
         h = pre.relu() if relu else pre.tanh()
         steps.append({"output": h})
     return steps, {"h_n": h}
 
 
-def reference(cell, inputs, operand, reverse, **form):
+def reference(cell, inputs, rounded, reverse, **form):
     """Results and gradients of the cell over a sequence by plain torch, from random()'s inputs."""
     x = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     gates_x = x["gates_x"]
@@ -192,7 +222,7 @@ def reference(cell, inputs, operand, reverse, **form):
     run = {"lstm": lstm, "gru": gru, "rnn": rnn}[cell]
     walk = gates_x.flip(0) if reverse else gates_x
     steps, final = run(
-        walk, states=states, weight_hh=x["weight_hh"].detach(), operand=operand, **hidden, **form
+        walk, states=states, weight_hh=x["weight_hh"].detach(), rounded=rounded, **hidden, **form
     )
     if reverse:
         steps = steps[::-1]
@@ -216,8 +246,9 @@ def random_inputs(cell: str, dtype, seq_len: int, batch: int, hidden: int) -> di
     return random(dtype, **shapes)
 
 
-def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=False, **form):
-    """Every result of the two launchers; sequences in and out have strides of their own."""
+def calls(results, cell, inputs, reverse=0, batch_first=False, **form):
+    """The calls of one direction as (launcher, values): forward, inference, backward. Sequences in
+    and out have strides of their own; every result is in `results` once the last call was made."""
     seq_len, batch, width = inputs["gates_x"].shape
     hidden, dtype = width // GATES[cell], inputs["gates_x"].dtype
     sizes = {"seq_len": seq_len, "batch": batch, "hidden_size": hidden, "reverse": reverse}
@@ -230,14 +261,14 @@ def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=Fal
     def state():
         return torch.full((batch, hidden), torch.nan, dtype=dtype)
 
-    results = {"output": sequence(hidden), "h_n": state()}
+    results |= {"output": sequence(hidden), "h_n": state()}
     if cell != "rnn":
         results["gates"] = sequence(4 * hidden)
     if cell == "lstm":
         results |= {"cells": sequence(hidden), "c_n": state()}
     names = {"gates_x", "h_0", "c_0", "weight_hh", "bias_hh"} & inputs.keys()
     given = {name: inputs[name] for name in names}
-    assert not host.launch(f"{cell}_sequence", operand, **sizes, **given, **results)
+    yield f"{cell}_sequence", sizes | given | results
 
     inference = {"output": sequence(hidden), "h_n": state()}
     if cell == "lstm":
@@ -245,7 +276,7 @@ def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=Fal
     scratch = {}
     if not form.get("reset_after", True):
         scratch["gates"] = torch.empty(1, batch, 4 * hidden, dtype=dtype).expand(seq_len, -1, -1)
-    assert not host.launch(f"{cell}_sequence", operand, **sizes, **given, **inference, **scratch)
+    yield f"{cell}_sequence", sizes | given | inference | scratch
     assert all(torch.equal(inference[name], results[name]) for name in inference)
 
     reads = {"lstm": ("gates", "cells"), "gru": ("gates", "output"), "rnn": ("output",)}[cell]
@@ -260,10 +291,39 @@ def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=Fal
         gradients["grad_gates_x"] = gradients.pop("grad_gates")
         if form["reset_after"]:
             gradients["grad_gates_h"] = sequence(width)
-    assert not host.launch(f"{cell}_sequence_backward", operand, **sizes, **given, **gradients)
+    yield f"{cell}_sequence_backward", sizes | given | gradients
     results |= gradients
     assert_margin_untouched(*(x for x in results.values() if x.dim() == 3))
+
+
+def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=False, **form):
+    """Every result of the two launchers, for one direction."""
+    results = {}
+    for launcher, values in calls(results, cell, inputs, reverse, batch_first, **form):
+        assert not host.launch(launcher, operand, values)
     return results
+
+
+def both_directions(host, cell, operand, inputs, **form):
+    """The same for two directions, the second from the end, from a pair of inputs."""
+    results = ({}, {})
+    directions = [calls(results[i], cell, inputs[i], reverse=i, **form) for i in (0, 1)]
+    for (launcher, forth), (_, back) in zip(*directions, strict=True):
+        assert not host.launch(launcher, operand, forth, back)
+    return results
+
+
+def random_directions(cell: str, sizes: tuple[int, ...]) -> tuple[dict, dict]:
+    """Inputs of two directions, with nothing in common but their sizes."""
+    one = random_inputs(cell, torch.float32, *sizes)
+    return one, {name: -0.5 * x for name, x in one.items()}
+
+
+def assert_as_if_alone(host, cell, form, operand, inputs, together):
+    """Each direction has the bits of a call of its own."""
+    for reverse in (0, 1):
+        alone = forward_and_backward(host, cell, operand, inputs[reverse], reverse, **form)
+        assert all(torch.equal(together[reverse][name], alone[name]) for name in alone)
 
 
 FORMS = [
@@ -281,14 +341,29 @@ def form_name(value):
 def assert_cell_like_torch(host, cell, form, operand, sizes, reverse=0, batch_first=False):
     inputs = random_inputs(cell, torch.float32, *sizes)
     ours = forward_and_backward(host, cell, operand, inputs, reverse, batch_first, **form)
-    rounding = None if operand == "float32" else OPERANDS[operand]
 
     def torch_in(gates_x, **others):
         # The truth, in float64, rounds nothing; the peer rounds the operands of the product.
-        operand = rounding if gates_x.dtype == torch.float32 else None
-        return reference(cell, {"gates_x": gates_x, **others}, operand, reverse, **form)
+        rounded = OPERANDS[operand if gates_x.dtype == torch.float32 else "float32"]
+        return reference(cell, {"gates_x": gates_x, **others}, rounded, reverse, **form)
 
     assert_like_torch(ours, torch_in, inputs, roundings=4)  # of several steps
+
+
+def assert_operands_rounded(host, operand: str, kept_bits: int, ties: str) -> None:
+    """One step of relu(h_0 @ weight_hh.T) gives, on the diagonal, each value as it was rounded."""
+    last, beyond = 2.0**-kept_bits, 2.0**-23
+    steps = torch.tensor([last / 2 - beyond, last / 2, last / 2 + beyond, 1.5 * last])
+    rounded = torch.tensor([0, last if ties == "away" else 0, last, 2 * last])
+    values = torch.cat([1 + steps, -1 - steps])
+    n, signs = len(values), values.sign().diag()
+    for h_0, weight_hh in ((values.diag(), signs), (signs, values.diag())):
+        output = torch.empty(1, n, n)
+        results = {"output": output, "h_n": torch.empty(n, n)}
+        given = {"gates_x": torch.zeros(1, n, n), "h_0": h_0, "weight_hh": weight_hh}
+        sizes = {"seq_len": 1, "batch": n, "hidden_size": n, "relu": 1}
+        assert not host.launch("rnn_sequence", operand, sizes | given | results)
+        assert torch.equal(output[0], (1 + rounded).repeat(2).diag())
 
 
 # ---- parity
@@ -301,6 +376,14 @@ def test_persistent(host, cell, form, operand, sizes):
     before = host.library.cooperative_launches()
     assert_cell_like_torch(host, cell, form, operand, sizes)
     assert host.library.cooperative_launches() == before + 3  # forward, inference, backward
+
+
+ROUNDINGS = [("tf32", 10, "away"), ("float16", 10, "even"), ("bfloat16", 7, "even")]
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+def test_operands_are_rounded_to_nearest(host, rounding):
+    assert_operands_rounded(host, *rounding)
 
 
 @pytest.mark.parametrize("operand", ["float32", "bfloat16"])
@@ -323,7 +406,7 @@ def test_step_by_step_where_the_grid_cannot_be_resident(host, cell, form, sizes,
 def test_double_goes_step_by_step(host, cell, form):
     inputs = random_inputs(cell, torch.float64, 3, 5, 7)
     ours = forward_and_backward(host, cell, "float64", inputs, **form)
-    assert_like_torch(ours, lambda **x: reference(cell, x, None, 0, **form), inputs)
+    assert_like_torch(ours, lambda **x: reference(cell, x, OPERANDS["float32"], 0, **form), inputs)
     assert host.library.cooperative_launches() == 0
 
 
@@ -348,7 +431,7 @@ def test_no_steps_hand_the_states_through(host, cell, form):
 # ---- what the contract promises besides
 
 
-@pytest.mark.parametrize("operand", ["float32", "bfloat16"])
+@pytest.mark.parametrize("operand", ["float32", "tf32", "bfloat16"])
 def test_a_row_has_the_same_bits_in_any_batch_and_plan(host, operand):
     inputs = random_inputs("lstm", torch.float32, 3, 50, 20)
     whole = forward_and_backward(host, "lstm", operand, inputs)
@@ -366,6 +449,40 @@ def test_a_row_has_the_same_bits_in_any_batch_and_plan(host, operand):
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
+PERSISTENT_FORMS = FORMS[:2] + FORMS[3:4]
+
+
+@pytest.mark.parametrize("operand", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("cell, form", PERSISTENT_FORMS, ids=form_name)
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (3, 17, 33), (2, 65, 20), (4, 5, 61)], ids=str)
+def test_two_directions_in_one_grid(host, cell, form, operand, sizes):
+    inputs = random_directions(cell, sizes)
+    together = both_directions(host, cell, operand, inputs, **form)
+    assert host.library.cooperative_launches() == 3  # forward, inference, backward
+    assert_as_if_alone(host, cell, form, operand, inputs, together)
+
+
+@pytest.mark.parametrize("cell, form", PERSISTENT_FORMS, ids=form_name)
+def test_two_directions_one_after_the_other(host, cell, form):
+    host.planned = host.device(multiprocessors=1)
+    inputs = random_directions(cell, (3, 17, 13))
+    together = both_directions(host, cell, "float32", inputs, **form)
+    assert host.library.cooperative_launches() == 2 * 3
+    assert_as_if_alone(host, cell, form, "float32", inputs, together)
+
+
+@pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
+@pytest.mark.parametrize("current, grids", [((8, 232448), 2 * 3), ((1, 4096), 0)], ids=str)
+def test_two_directions_on_a_device_that_holds_one_or_none(host, cell, form, current, grids):
+    assert host.plan(cell, 17, 61, 4, False, 2).directions == 2
+    host.device(*current)  # smaller than the one that was planned for
+    inputs = random_directions(cell, (3, 17, 61))
+    together = both_directions(host, cell, "float32", inputs, **form)
+    assert host.library.cooperative_launches() == (grids if form.get("reset_after", True) else 0)
+    host.planned = host.device(*current)
+    assert_as_if_alone(host, cell, form, "float32", inputs, together)
+
+
 @pytest.mark.parametrize("multiprocessors", [1, 16], ids=["steps", "persistent"])
 def test_in_place(host, multiprocessors):
     host.device(multiprocessors)
@@ -380,17 +497,15 @@ def test_in_place(host, multiprocessors):
     ):
         given["gates_x"] = gates_x
         results = states | {"output": out, "gates": kept}
-        assert not host.launch("lstm_sequence", "float32", **sizes, **given, **results)
+        assert not host.launch("lstm_sequence", "float32", sizes | given | results)
     assert torch.equal(gates, in_place) and torch.equal(*outputs)
 
     x = random_inputs("rnn", torch.float32, *sizes.values())
     given = {name: x[name] for name in ("h_0", "weight_hh")}
     output, in_place, h_n = torch.empty(3, 17, 33), x["gates_x"].clone(), torch.empty(17, 33)
     for gates_x, out in ((x["gates_x"], output), (in_place, in_place)):
-        error = host.launch(
-            "rnn_sequence", "float32", **sizes, **given, gates_x=gates_x, output=out, h_n=h_n
-        )
-        assert not error
+        values = sizes | given | {"gates_x": gates_x, "output": out, "h_n": h_n}
+        assert not host.launch("rnn_sequence", "float32", values)
     assert torch.equal(output, in_place)
 
 
@@ -402,8 +517,8 @@ def test_nan_stays_in_its_row(host):
     names = ("gates_x", "h_0", "weight_hh", "bias_hh")
     sizes = {"seq_len": 3, "batch": 20, "hidden_size": 9, "reset_after": 1}
     given = {name: inputs[name] for name in names}
-    h_n = torch.empty(20, 9)
-    assert not host.launch("gru_sequence", "bfloat16", **sizes, **given, output=output, h_n=h_n)
+    results = {"output": output, "h_n": torch.empty(20, 9)}
+    assert not host.launch("gru_sequence", "bfloat16", sizes | given | results)
     others = [row for row in range(20) if row != 17]
     assert output[:, 17].isnan().all() and torch.equal(
         output[:, others], clean["output"][:, others]
@@ -419,19 +534,21 @@ def test_the_barrier_between_blocks_is_needed(host):
 
 @pytest.mark.parametrize("launcher", STRUCTS)
 def test_sizes_that_launch_nothing(host, launcher):
-    plan = Plan()
+    def status(plan, *directions):
+        values = [{"seq_len": 0, "batch": n, "hidden_size": hidden} for n, hidden in directions]
+        return host.launch(launcher, "float32", *values, plan=plan)
 
-    def status(plan, **sizes):
-        return host.launch(launcher, "float32", plan, seq_len=0, **sizes)
-
-    assert status(plan, batch=0, hidden_size=5) == status(plan, batch=5, hidden_size=0) == SUCCESS
-    for sizes in ({"batch": -1, "hidden_size": 5}, {"batch": 5, "hidden_size": -1}):
-        assert status(plan, **sizes) == INVALID_VALUE
+    steps = Plan()
+    assert status(steps, (0, 5)) == status(steps, (5, 0)) == SUCCESS
+    assert status(steps, (0, 5), (0, 5)) == SUCCESS
+    for wrong in ([(-1, 5)], [(5, -1)], [(0, 5), (0, 6)], [(0, 5), (1, 5)], [(0, 5)] * 3):
+        assert status(steps, *wrong) == INVALID_VALUE
     cell, backward = launcher.split("_")[0], launcher.endswith("backward")
-    for wrong in ((17, 5, 4), (1, 50, 4), (1, 5, 2)):  # a plan for another batch, hidden, operand
-        other = host.plan(cell, *wrong, backward)
+    # Plans for another batch, hidden_size, operand, and for two directions.
+    for wrong in ((17, 5, 4), (1, 50, 4), (1, 5, 2), (1, 37, 4, 2)):
+        other = host.plan(cell, *wrong[:3], backward, *wrong[3:])
         assert other.persistent
-        assert status(other, batch=1, hidden_size=37) == INVALID_VALUE
+        assert status(other, (1, 37)) == INVALID_VALUE
 
 
 # ---- plans
@@ -448,8 +565,8 @@ def plan_on(host, device: dict, *problem) -> Plan:
 def test_a_plan_covers_everything_once_and_fits(host, cell, operand_bytes, backward):
     for hidden in (1, 37, 61, 128, 256, 512, 650, 768, 1024, 1500, 2048, 4096):
         ways = set()
-        for batch in (1, 16, 17, 64, 256, 1000):
-            plan = plan_on(host, H100, cell, batch, hidden, operand_bytes, backward)
+        for batch, directions in itertools.product((1, 16, 17, 64, 256, 1000), (1, 2)):
+            plan = plan_on(host, H100, cell, batch, hidden, operand_bytes, backward, directions)
             ways.add(plan.persistent)
             if not plan.persistent:
                 assert bytes(plan) == bytes(Plan())
@@ -457,14 +574,17 @@ def test_a_plan_covers_everything_once_and_fits(host, cell, operand_bytes, backw
             assert 1 <= plan.units <= MOST_UNITS
             assert plan.blocks_per_group * plan.units >= hidden
             assert (plan.blocks_per_group - 1) * plan.units < hidden
-            assert 1 <= plan.groups * plan.blocks_per_group <= H100["multiprocessors"]
+            assert 1 <= plan.directions <= directions
+            blocks = plan.directions * plan.groups * plan.blocks_per_group
+            assert 1 <= blocks <= H100["multiprocessors"]
             assert plan.row_tiles * ROWS >= batch > (plan.row_tiles - 1) * ROWS
             assert plan.groups <= plan.row_tiles
             slice_bytes = plan.units * GATES[cell] * hidden * operand_bytes
             assert slice_bytes < plan.shared_bytes <= H100["shared_bytes"]
             exchanged = batch * hidden * operand_bytes * (GATES[cell] if backward else 1)
-            assert plan.workspace_bytes >= 2 * exchanged + 4 * plan.groups
-        assert len(ways) == 1, "the way must not depend on the batch"
+            needed = plan.directions * (2 * exchanged + 4 * plan.groups)
+            assert plan.workspace_bytes >= needed
+        assert len(ways) == 1, "the way must not depend on the batch or the number of directions"
 
 
 @pytest.mark.parametrize(
@@ -481,9 +601,22 @@ def test_what_fits_an_h100(host, cell, hidden, operand_bytes, persistent):
         assert plan.persistent == persistent
 
 
-def test_the_plan_of_the_stated_prediction(host):
-    plan = plan_on(host, H100, "lstm", 16, 768, 2, False)
-    assert (plan.groups, plan.blocks_per_group, plan.units) == (1, 128, 6)
+def test_the_plans_of_the_stated_prediction(host):
+    for directions, blocks, units in ((1, 128, 6), (2, 64, 12)):
+        plan = plan_on(host, H100, "lstm", 16, 768, 2, False, directions)
+        assert (plan.directions, plan.groups) == (directions, 1)
+        assert (plan.blocks_per_group, plan.units) == (blocks, units)
+
+
+@pytest.mark.parametrize(
+    "cell, hidden, operand_bytes, at_once",
+    [("lstm", 512, 4, 2), ("lstm", 1024, 4, 1), ("lstm", 1024, 2, 2), ("gru", 1024, 4, 2),
+     ("lstm", 1500, 2, 1), ("rnn", 1024, 4, 2), ("rnn", 1200, 4, 1)],
+)  # fmt: skip
+def test_directions_at_once_on_an_h100(host, cell, hidden, operand_bytes, at_once):
+    for backward in (False, True):
+        plan = plan_on(host, H100, cell, 16, hidden, operand_bytes, backward, 2)
+        assert plan.directions == at_once
 
 
 @pytest.mark.parametrize(

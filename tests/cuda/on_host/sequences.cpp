@@ -27,15 +27,16 @@ extern "C" void set_device(int multiprocessors, int shared_bytes, int cooperativ
 extern "C" int cooperative_launches() { return device.cooperative_launches; }
 #endif
 
-#define EXPORT_FOR(launcher, Args, P, suffix)                                                      \
-  extern "C" int launcher##_##suffix(const rnnfast::Args* args, const rnnfast::SequencePlan* plan, \
-                                     void* work) {                                                 \
-    return rnnfast::launcher##_cuda<P>(args, plan, work, nullptr);                                 \
+#define EXPORT_FOR(launcher, Args, P, suffix)                                         \
+  extern "C" int launcher##_##suffix(const rnnfast::Args* args, int directions,       \
+                                     const rnnfast::SequencePlan* plan, void* work) { \
+    return rnnfast::launcher##_cuda<P>(args, directions, plan, work, nullptr);        \
   }
-#define EXPORT(launcher, Args)                \
-  EXPORT_FOR(launcher, Args, float, float32)  \
-  EXPORT_FOR(launcher, Args, double, float64) \
-  EXPORT_FOR(launcher, Args, __half, float16) \
+#define EXPORT(launcher, Args)                    \
+  EXPORT_FOR(launcher, Args, float, float32)      \
+  EXPORT_FOR(launcher, Args, double, float64)     \
+  EXPORT_FOR(launcher, Args, rnnfast::Tf32, tf32) \
+  EXPORT_FOR(launcher, Args, __half, float16)     \
   EXPORT_FOR(launcher, Args, __nv_bfloat16, bfloat16)
 
 EXPORT(lstm_sequence, LstmSequenceCuda)
