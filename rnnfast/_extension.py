@@ -3,10 +3,12 @@
 ``rnnfast._C`` registers the torch operators and binds the CPU controls; it loads in torch 2.10 and
 later. ``rnnfast._eager`` makes short calls cheaper. It is bound to the torch that it was built
 with: under another, or with ``RNNFAST_EAGER=0`` in the environment, :data:`eager` is ``None`` and
-all calls take the long way, to the same results.
+all calls take the long way, to the same results. ``rnnfast._cuda`` registers the operators' kernels
+for CUDA; it is there where nvcc was, and is loaded when they are first asked for.
 """
 
 import importlib
+import importlib.util
 import os
 
 import torch  # first: the extensions link against the libraries that torch loads
@@ -36,3 +38,22 @@ def _eager():
 
 
 eager = _eager()
+
+
+def load_cuda_kernels() -> bool:
+    """Registers the operators' kernels for CUDA; whether there are any for this torch.
+
+    Raises:
+        ImportError: if they were compiled, but cannot be loaded.
+    """
+    spec = importlib.util.find_spec("rnnfast._cuda")
+    if spec is None or torch.version.cuda is None:
+        return False
+    try:
+        torch.ops.load_library(spec.origin)
+    except OSError as error:
+        raise ImportError(
+            f"rnnfast's CUDA kernels cannot be loaded: {error}. Build them with this torch, from "
+            "the project's root: pip install --no-build-isolation ."
+        ) from error
+    return True

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from rnnfast._extension import eager
+from rnnfast._extension import eager, load_cuda_kernels
 
 __all__ = ["get_backend", "get_precision", "set_backend", "set_precision"]
 
@@ -22,6 +22,7 @@ _KERNEL_DTYPES = (*_COMPUTED_DTYPES, torch.bfloat16, torch.float16)
 _LOWERED = ("LSTM", "RNN_TANH", "RNN_RELU", "RNNCell")
 
 _backend = "auto"
+_cuda_kernels = False
 _precision = "fp32"
 
 
@@ -36,6 +37,9 @@ def set_backend(backend: str) -> None:
               everything else (other devices). What torch lacks is there composed of its operators,
               see :mod:`rnnfast.elsewhere`.
             - ``"rnnfast"``: always the kernels; a call they cannot serve raises ``RuntimeError``.
+              On CUDA there are kernels for padded sequences without ``proj_size``, where this
+              package was built with nvcc. They are compiled and tested on the CPU, but have not yet
+              run on a GPU, so nothing but this name chooses them.
             - ``"torch"``: always torch's own operators.
 
     ``GRU`` and ``GRUCell`` with ``reset_after=False``, which torch does not have, run on the
@@ -43,10 +47,13 @@ def set_backend(backend: str) -> None:
 
     Raises:
         ValueError: if `backend` is none of these.
+        ImportError: if there are kernels for CUDA, but they cannot be loaded.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
-    global _backend
+    global _backend, _cuda_kernels
+    if backend == "rnnfast" and not _cuda_kernels:
+        _cuda_kernels = load_cuda_kernels()
     _backend = backend
 
 
@@ -109,8 +116,8 @@ def precision(name: str) -> Iterator[None]:
 
 
 def has_kernels(tensor: Tensor) -> bool:
-    """Whether there are kernels for the device that a tensor is on."""
-    return tensor.is_cpu
+    """Whether there are kernels for the device that a tensor is on, or were asked for there."""
+    return tensor.is_cpu or (tensor.is_cuda and _cuda_kernels and _backend == "rnnfast")
 
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
@@ -121,14 +128,20 @@ def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
-def bf16_products(input_dtype: torch.dtype) -> bool:
-    """Whether the kernels multiply in bfloat16 for a module's call with such input."""
-    if input_dtype == torch.bfloat16:
-        return True
-    return input_dtype == torch.float32 and (
-        _precision == "bf16"
-        or (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16)
-    )
+def product_precision(input: Tensor) -> str:
+    """The operators' `precision` for a module's call with such input."""
+    dtype = input.dtype
+    if dtype == torch.float32:
+        if _precision == "bf16":
+            return "bf16"
+        dtype = _autocast_dtype(input) or dtype
+    if dtype == torch.bfloat16:
+        return "bf16"
+    if input.is_cuda and dtype == torch.float16:
+        return "fp16"
+    if input.is_cuda and dtype == torch.float32 and torch.backends.cudnn.allow_tf32:
+        return "tf32"
+    return "fp32"
 
 
 def may_be_eager() -> bool:
@@ -156,7 +169,7 @@ def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
         reason = "torch lacks what it computes" if required else "the backend is set to 'rnnfast'"
         raise RuntimeError(
             f"{owner} has to run on rnnfast's kernels ({reason}), which serve floating point "
-            f"tensors on the CPU; got {describe(input)}"
+            f"tensors on the CPU, and on CUDA where they were compiled; got {describe(input)}"
         )
     return False
 
@@ -181,7 +194,7 @@ def dtypes(kind: str, input: Tensor, packed: bool = False) -> tuple[torch.dtype,
     lower = _autocast_dtype(input)
     if not has_kernels(input):
         return lower or input.dtype, lower or input.dtype
-    lowered = kind in _LOWERED and not (packed and kind == "LSTM")
+    lowered = not input.is_cpu or (kind in _LOWERED and not (packed and kind == "LSTM"))
     return torch.float32, lower if lowered and lower else input.dtype
 
 

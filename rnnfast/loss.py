@@ -78,7 +78,7 @@ def linear_cross_entropy(
             logits, targets, weight, label_smoothing=label_smoothing, **options
         )
         return loss if reduction != "none" else loss.reshape(target.shape)
-    options["bf16"] = backend.bf16_products(input.dtype)
+    options["precision"] = backend.product_precision(input)
     arguments = (rows, linear_weight, linear_bias, targets)
     if transformed():
         return reference.linear_cross_entropy(*arguments, **options)[0]
@@ -91,8 +91,9 @@ def linear_cross_entropy(
 
 def _kernel_serves(input: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> bool:
     return (
-        backend.use_kernels("linear_cross_entropy", input)
-        and all(t is None or backend.has_kernels(t) for t in (weight, target, bias))
+        not input.is_cuda
+        and backend.use_kernels("linear_cross_entropy", input)
+        and all(t is None or t.is_cpu for t in (weight, target, bias))
         and input.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and target.dtype == torch.int64

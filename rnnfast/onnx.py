@@ -77,7 +77,7 @@ def translations() -> dict[Callable, Callable]:
 
     def lstm(
         input, h_0, c_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_hr=None,
-        *, batch_sizes=None, batch_first=False, reverse=False, bf16=False,
+        *, batch_sizes=None, batch_first=False, reverse=False, precision="fp32",
     ):  # fmt: skip
         if weight_hr is not None:
             raise ValueError("proj_size must be 0: ONNX's LSTM has no projection")
@@ -88,7 +88,7 @@ def translations() -> dict[Callable, Callable]:
 
     def gru(
         input, h_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None,
-        *, batch_sizes=None, reset_after=True, batch_first=False, reverse=False, bf16=False,
+        *, batch_sizes=None, reset_after=True, batch_first=False, reverse=False, precision="fp32",
     ):  # fmt: skip
         return sequence(
             op.GRU, _GRU_GATES, input, (h_0,), weight_ih, weight_hh, bias_ih, bias_hh,
@@ -97,7 +97,8 @@ def translations() -> dict[Callable, Callable]:
 
     def rnn(
         input, h_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None,
-        *, batch_sizes=None, nonlinearity="tanh", batch_first=False, reverse=False, bf16=False,
+        *, batch_sizes=None, nonlinearity="tanh", batch_first=False, reverse=False,
+        precision="fp32",
     ):  # fmt: skip
         return sequence(
             op.RNN, _RNN_GATES, input, (h_0,), weight_ih, weight_hh, bias_ih, bias_hh,

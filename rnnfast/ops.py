@@ -20,10 +20,13 @@ tensor `(seq_len)`, not increasing, says how many rows take part at each time in
 `(batch_sizes.sum(), features)`, the rows of index 0 first. A row's final state is the one after its
 own last step; a row that takes part in none keeps its initial state.
 
-With ``bf16=True``, of float32 tensors, matrix products may take both operands rounded to bfloat16
-(to nearest even) and add up in float32, forward and backward; all else stays float32. That is done
-where the CPU multiplies bfloat16 (AVX512-BF16) and the sequence has more than one step; elsewhere
-nothing changes.
+`precision` says to what both operands of a matrix product may be rounded (to nearest); all else,
+sums included, stays in the tensors' dtype:
+
+- ``"fp32"``: not at all; the only one for float64.
+- ``"bf16"``: bfloat16, forward and backward. On the CPU, where it multiplies bfloat16 (AVX512-BF16)
+  and the sequence has more than one step; elsewhere nothing changes.
+- ``"tf32"``, ``"fp16"``: TensorFloat-32 in the recurrent product, float16; on CUDA alone.
 """
 
 from collections.abc import Callable
@@ -72,7 +75,7 @@ def lstm(
     batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
     return_cells: bool = False,
 ) -> tuple[Tensor, ...]:
     r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
@@ -97,7 +100,7 @@ def lstm(
         batch_sizes: how rows are packed, `(seq_len)`, or ``None``.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
-        bf16: products of operands rounded to bfloat16 (see above); float32 only.
+        precision: to what operands of products are rounded (see above).
         return_cells: also returns :math:`c_t` of every step.
 
     Returns:
@@ -117,7 +120,11 @@ def lstm(
     else:
         run = _ops.lstm_cells.default if return_cells else _ops.lstm_inference.default
     results = run(
-        *inputs, batch_sizes=batch_sizes, batch_first=batch_first, reverse=reverse, bf16=bf16
+        *inputs,
+        batch_sizes=batch_sizes,
+        batch_first=batch_first,
+        reverse=reverse,
+        precision=precision,
     )
     return results[: 4 if return_cells else 3]
 
@@ -134,7 +141,7 @@ def gru(
     reset_after: bool = True,
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     r"""Gated recurrent unit (Cho et al. 2014), in the two forms that are taught.
 
@@ -157,7 +164,7 @@ def gru(
         reset_after: whether the reset gate acts after the recurrent product or before it.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
-        bf16: products of operands rounded to bfloat16 (see above); float32 only.
+        precision: to what operands of products are rounded (see above).
 
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
@@ -180,7 +187,7 @@ def gru(
         reset_after=reset_after,
         batch_first=batch_first,
         reverse=reverse,
-        bf16=bf16,
+        precision=precision,
     )[:2]
 
 
@@ -196,7 +203,7 @@ def rnn(
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     r"""Simple recurrent network (Elman 1990).
 
@@ -214,7 +221,7 @@ def rnn(
         nonlinearity: ``"tanh"`` or ``"relu"``.
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
-        bf16: products of operands rounded to bfloat16 (see above); float32 only.
+        precision: to what operands of products are rounded (see above).
 
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
@@ -238,7 +245,7 @@ def rnn(
         nonlinearity=nonlinearity,
         batch_first=batch_first,
         reverse=reverse,
-        bf16=bf16,
+        precision=precision,
     )
 
 

@@ -29,14 +29,14 @@ def in_segments(
     batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, ...]:
     """One layer in one direction, with what it computes but states dropped until backward.
 
     Args:
         layer: takes the arguments that follow; returns output, then the final states.
         weights: of the layer.
-        input, states, batch_sizes, batch_first, reverse, bf16: as for the operators of
+        input, states, batch_sizes, batch_first, reverse, precision: as for the operators of
             :mod:`rnnfast.ops`.
 
     Returns:
@@ -45,7 +45,7 @@ def in_segments(
     Raises:
         RuntimeError: in backward, if an argument was changed in place after forward.
     """
-    layer = partial(layer, weights, batch_first=batch_first, reverse=reverse, bf16=bf16)
+    layer = partial(layer, weights, batch_first=batch_first, reverse=reverse, precision=precision)
     fixed = [tensor for tensor in (*weights, input, *states) if tensor is not None]
     if not any(tensor.requires_grad for tensor in fixed):  # there will be no backward
         return layer(input, *states, batch_sizes=batch_sizes)

@@ -18,7 +18,7 @@ returned likewise. A row without a step at some index keeps its state: forwards 
 and with ``reverse=True`` before its first. So a final state is the one after the row's own last
 step in that direction, and the initial one where it has none.
 
-`bf16`, which lets the operators round the operands of their products, changes nothing here.
+`precision`, to which the operators may round the operands of their products, changes nothing here.
 """
 
 import torch
@@ -78,7 +78,7 @@ def lstm(
     batch_sizes: Tensor | None = None,
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
     projection: Sak et al. 2014).
@@ -139,7 +139,7 @@ def gru(
     reset_after: bool = True,
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gated recurrent unit (Cho et al. 2014).
 
@@ -200,7 +200,7 @@ def rnn(
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     reverse: bool = False,
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     r"""Simple recurrent network (Elman 1990).
 
@@ -233,7 +233,7 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
-    bf16: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Cross entropy of the logits that a linear layer makes, with its gradients.
 

@@ -1,6 +1,7 @@
 // The GRU ops on CPU tensors.
 #include <torch/csrc/stable/library.h>
 
+#include <string>
 #include <tuple>
 
 #include "bindings/host.h"
@@ -19,7 +20,8 @@ using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& weight_ih,
                     const Tensor& weight_hh, const OptionalTensor& bias_ih,
                     const OptionalTensor& bias_hh, const OptionalTensor& batch_sizes,
-                    bool reset_after, bool batch_first, bool reverse, bool bf16, bool keep) {
+                    bool reset_after, bool batch_first, bool reverse, const std::string& precision,
+                    bool keep) {
   const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, std::nullopt,
                     batch_sizes, batch_first);
   Tensor output = layer.empty_sequence(layer.hidden_size);
@@ -35,30 +37,30 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
   args.gates = pointer_if(keep, gates);
-  layer.kernels(bf16).gru_forward(Host().runtime(), &args);
+  cpu_kernels(layer, precision).gru_forward(Host().runtime(), &args);
   return {output, h_n, gates};
 }
 
 Forward gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
             OptionalTensor bias_hh, OptionalTensor batch_sizes, bool reset_after, bool batch_first,
-            bool reverse, bool bf16) {
+            bool reverse, std::string precision) {
   return run_forward("rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     batch_sizes, reset_after, batch_first, reverse, bf16, true);
+                     batch_sizes, reset_after, batch_first, reverse, precision, true);
 }
 
 Inference gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
                         OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor batch_sizes,
-                        bool reset_after, bool batch_first, bool reverse, bool bf16) {
+                        bool reset_after, bool batch_first, bool reverse, std::string precision) {
   const auto [output, h_n, gates] =
       run_forward("rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  batch_sizes, reset_after, batch_first, reverse, bf16, false);
+                  batch_sizes, reset_after, batch_first, reverse, precision, false);
   return {output, h_n};
 }
 
 Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates,
                       OptionalTensor batch_sizes, bool reset_after, bool batch_first, bool reverse,
-                      bool bf16, bool need_input, bool need_weights, bool need_bias) {
+                      std::string precision, bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::gru_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
@@ -79,7 +81,7 @@ Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   layer.fill_gradients(args, grad_states, grad_h_last, gradients, need_input, need_weights);
   args.grad_bias_ih = pointer_if(need_bias, grad_bias_ih);
   args.grad_bias_hh = pointer_if(need_bias, grad_bias_hh);
-  layer.kernels(bf16).gru_backward(Host().runtime(), &args);
+  cpu_kernels(layer, precision).gru_backward(Host().runtime(), &args);
   return {gradients.input,     gradients.h_0, gradients.weight_ih,
           gradients.weight_hh, grad_bias_ih,  grad_bias_hh};
 }

@@ -78,6 +78,15 @@ void* allocate(const Runtime* runtime, size_t bytes) {
 
 }  // namespace
 
+const CpuKernels& cpu_kernels(const char* op, const Tensor& input, const std::string& name,
+                              bool single) {
+  const Precision precision = precision_of(op, name, input);
+  if (precision != Precision::fp32 && precision != Precision::bf16)
+    fail(op, ": precision must be 'fp32' or 'bf16' on the CPU, but got '", name, "'");
+  const bool float64 = input.scalar_type() == torch::headeronly::ScalarType::Double;
+  return kernels_of(cpu_isa(), float64, precision == Precision::bf16, single);
+}
+
 // Packed weights are read from end to end at every step: a large block asks for huge pages, over
 // which the processor prefetches.
 Block aligned_block(size_t bytes) {

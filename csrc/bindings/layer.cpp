@@ -2,21 +2,10 @@
 
 #include <sys/mman.h>
 
-#include <sstream>
-#include <stdexcept>
-#include <string>
-
 namespace rnnfast {
 namespace {
 
 using torch::headeronly::ScalarType;
-
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
-}
 
 template <class Sizes>
 std::string shape_text(const Sizes& sizes) {
@@ -80,7 +69,32 @@ void ask_for_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t 
 #endif
 }
 
+int32_t device_type(const Tensor& tensor) {
+  int32_t type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  return type;
+}
+
+bool same_device(const Tensor& a, const Tensor& b) {
+  if (a.is_cpu() || b.is_cpu()) return a.is_cpu() && b.is_cpu();
+  return device_type(a) == device_type(b) && a.get_device_index() == b.get_device_index();
+}
+
 }  // namespace
+
+Precision precision_of(const char* op, const std::string& name, const Tensor& input) {
+  constexpr std::pair<const char*, Precision> kNames[] = {{"fp32", Precision::fp32},
+                                                          {"tf32", Precision::tf32},
+                                                          {"bf16", Precision::bf16},
+                                                          {"fp16", Precision::fp16}};
+  for (const auto& [known, precision] : kNames) {
+    if (name != known) continue;
+    if (precision != Precision::fp32 && input.scalar_type() == ScalarType::Double)
+      fail(op, ": precision must be 'fp32' where input has dtype Double, but got '", name, "'");
+    return precision;
+  }
+  fail(op, ": precision must be 'fp32', 'tf32', 'bf16' or 'fp16', but got '", name, "'");
+}
 
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape) {
   int64_t strides[3];
@@ -89,15 +103,16 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape) {
     strides[--d] = count;
     count *= *--size;
   }
-  const bool single = like.scalar_type() == ScalarType::Float;
+  const bool single = like.scalar_type() == ScalarType::Float, on_cpu = like.is_cpu();
   // Not new_empty, which goes through the dispatcher: a short call makes half a dozen tensors.
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides,
                                single ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64(),
-                               aoti_torch_device_type_cpu(), 0, &made));
+                               on_cpu ? aoti_torch_device_type_cpu() : device_type(like),
+                               on_cpu ? 0 : like.get_device_index(), &made));
   Tensor tensor(made);
-  ask_for_huge_pages(tensor.mutable_data_ptr(), count * (single ? 4 : 8));
+  if (on_cpu) ask_for_huge_pages(tensor.mutable_data_ptr(), count * (single ? 4 : 8));
   return tensor;
 }
 
@@ -162,7 +177,7 @@ Tensor Layer::checked(const char* name, const Tensor& tensor,
     fail(op, ": ", name, " must have the dtype of input, ",
          torch::headeronly::toString(input.tensor.scalar_type()), ", but got ",
          torch::headeronly::toString(tensor.scalar_type()));
-  if (!tensor.is_cpu()) fail(op, ": ", name, " must be on the CPU, as input is");
+  if (!same_device(tensor, input.tensor)) fail(op, ": ", name, " must be on the device of input");
   return packed(tensor);
 }
 
@@ -179,7 +194,8 @@ std::optional<SequenceView> Layer::gradient(const char* name, const OptionalTens
   const int64_t last = input.tensor.dim() - 1;
   bool same = tensor->dim() == last + 1 && tensor->size(last) == features;
   for (int64_t d = 0; d < last; ++d) same = same && tensor->size(d) == input.tensor.size(d);
-  if (!same || tensor->scalar_type() != input.tensor.scalar_type() || !tensor->is_cpu())
+  if (!same || tensor->scalar_type() != input.tensor.scalar_type() ||
+      !same_device(*tensor, input.tensor))
     checked_sequence(name, *tensor, features);
   return SequenceView(*tensor, batch_first);
 }
@@ -206,12 +222,6 @@ Gradients Layer::empty_gradients(int64_t gates, bool need_input, bool need_weigh
   return {need_input ? empty_sequence(input_size) : empty({0}), empty({batch, state_size}),
           empty_if(need_weights, {gates * hidden_size, input_size}),
           empty_if(need_weights, {gates * hidden_size, state_size})};
-}
-
-const CpuKernels& Layer::kernels(bool bf16) const {
-  const bool float64 = input.tensor.scalar_type() == ScalarType::Double;
-  if (bf16 && float64) fail(op, ": bf16 must be False where input has dtype Double, but got True");
-  return kernels_of(cpu_isa(), float64, bf16, seq_len == 1 && !batch_sizes);
 }
 
 }  // namespace rnnfast

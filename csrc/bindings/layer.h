@@ -8,13 +8,27 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
-
-#include "cpu_kernels.h"
+#include <sstream>
+#include <stdexcept>
+#include <string>
 
 namespace rnnfast {
 
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+// To what the operands of a matrix product are rounded; sums and all else are in the tensors' type.
+enum class Precision { fp32, tf32, bf16, fp16 };
+
+// That of the name; of float64 tensors, whose operands are never rounded, the first alone.
+Precision precision_of(const char* op, const std::string& name, const Tensor& input);
 
 // A [seq_len, batch, features] tensor (or [batch, seq_len, features], or [rows, features] where
 // rows are packed) with its features contiguous.
@@ -26,7 +40,7 @@ struct SequenceView {
   SequenceView(const Tensor& source, bool batch_first);
 };
 
-// A contiguous CPU tensor of the dtype of `like`, float or double, uninitialised.
+// A contiguous tensor of the dtype, float or double, and device of `like`, uninitialised.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape);
 
 inline const void* pointer(const OptionalTensor& tensor) {
@@ -83,10 +97,6 @@ struct Layer {
   int64_t row_stride(int64_t features) const { return (batch_first ? seq_len : 1) * features; }
 
   Gradients empty_gradients(int64_t gates, bool need_input, bool need_weights) const;
-
-  // With products of operands rounded to bfloat16 where `bf16`, the CPU has them and there is more
-  // than a single step.
-  const CpuKernels& kernels(bool bf16) const;
 
   // Fills what every cell's args struct calls by the same name.
   template <class Args>

@@ -1,8 +1,6 @@
 // The linear cross entropy op on CPU tensors.
 #include <torch/csrc/stable/library.h>
 
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 
@@ -16,28 +14,28 @@ using torch::headeronly::ScalarType;
 using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << "rnnfast::linear_cross_entropy: " << ... << parts);
-  throw std::runtime_error(text.str());
+[[noreturn]] void reject(const Parts&... parts) {
+  fail("rnnfast::linear_cross_entropy: ", parts...);
 }
 
 void check_dimensions(const char* name, const Tensor& tensor, int64_t dimensions,
                       const char* meaning) {
   if (tensor.dim() != dimensions)
-    fail(name, " must be ", dimensions, "-D ", meaning, ", but has ", tensor.dim(), " dimensions");
+    reject(name, " must be ", dimensions, "-D ", meaning, ", but has ", tensor.dim(),
+           " dimensions");
 }
 
 void check_size(const char* name, const char* size_name, int64_t size, int64_t expected) {
-  if (size != expected) fail(name, " must have ", size_name, " ", expected, ", but has ", size);
+  if (size != expected) reject(name, " must have ", size_name, " ", expected, ", but has ", size);
 }
 
 // `tensor`, contiguous, of the input's dtype and on the CPU.
 Tensor like_input(const char* name, const Tensor& tensor, const Tensor& input) {
   if (tensor.scalar_type() != input.scalar_type())
-    fail(name, " must have the dtype of input, ", torch::headeronly::toString(input.scalar_type()),
-         ", but got ", torch::headeronly::toString(tensor.scalar_type()));
-  if (!tensor.is_cpu()) fail(name, " must be on the CPU, as input is");
+    reject(name, " must have the dtype of input, ",
+           torch::headeronly::toString(input.scalar_type()), ", but got ",
+           torch::headeronly::toString(tensor.scalar_type()));
+  if (!tensor.is_cpu()) reject(name, " must be on the CPU, as input is");
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
@@ -45,33 +43,33 @@ Tensor checked_target(const Tensor& target, int64_t rows, int64_t classes, int64
   check_dimensions("target", target, 1, "[rows]");
   check_size("target", "rows", target.size(0), rows);
   if (target.scalar_type() != ScalarType::Long || !target.is_cpu())
-    fail("target must have dtype Long and be on the CPU, but got ",
-         torch::headeronly::toString(target.scalar_type()));
+    reject("target must have dtype Long and be on the CPU, but got ",
+           torch::headeronly::toString(target.scalar_type()));
   const Tensor packed = target.is_contiguous() ? target : torch::stable::contiguous(target);
   const int64_t* values = static_cast<const int64_t*>(packed.const_data_ptr());
   for (int64_t n = 0; n < rows; ++n)
     if ((values[n] < 0 || values[n] >= classes) && values[n] != ignore_index)
-      fail("target must be in [0, ", classes, ") or be ignore_index (", ignore_index,
-           "), but target[", n, "] is ", values[n]);
+      reject("target must be in [0, ", classes, ") or be ignore_index (", ignore_index,
+             "), but target[", n, "] is ", values[n]);
   return packed;
 }
 
 bool is_mean(const std::string& reduction) {
   if (reduction != "mean" && reduction != "sum")
-    fail("reduction must be 'mean' or 'sum', but got '", reduction, "'");
+    reject("reduction must be 'mean' or 'sum', but got '", reduction, "'");
   return reduction == "mean";
 }
 
 Results linear_cross_entropy(Tensor input, Tensor weight, OptionalTensor bias, Tensor target,
-                             int64_t ignore_index, std::string reduction, bool bf16,
+                             int64_t ignore_index, std::string reduction, std::string precision,
                              bool need_input, bool need_weight, bool need_bias) {
   check_dimensions("input", input, 2, "[rows, in_features]");
   if (input.scalar_type() != ScalarType::Float && input.scalar_type() != ScalarType::Double)
-    fail("input must have dtype Float or Double, but got ",
-         torch::headeronly::toString(input.scalar_type()));
+    reject("input must have dtype Float or Double, but got ",
+           torch::headeronly::toString(input.scalar_type()));
   check_dimensions("weight", weight, 2, "[num_classes, in_features]");
   const int64_t rows = input.size(0), features = input.size(1), classes = weight.size(0);
-  if (classes < 1) fail("weight must have at least one class");
+  if (classes < 1) reject("weight must have at least one class");
   check_size("weight", "in_features", weight.size(1), features);
   const Tensor x = input.stride(1) == 1 || features <= 1 ? input : torch::stable::contiguous(input);
   const Tensor w = like_input("weight", weight, input);
@@ -103,8 +101,8 @@ Results linear_cross_entropy(Tensor input, Tensor weight, OptionalTensor bias, T
   args.grad_input = pointer_if(need_input, grad_input);
   args.grad_weight = pointer_if(need_weight, grad_weight);
   args.grad_bias = pointer_if(need_bias, grad_bias);
-  const bool float64 = input.scalar_type() == ScalarType::Double;
-  kernels_of(cpu_isa(), float64, bf16, false).linear_cross_entropy(Host().runtime(), &args);
+  cpu_kernels("rnnfast::linear_cross_entropy", input, precision, false)
+      .linear_cross_entropy(Host().runtime(), &args);
   return {loss, grad_input, grad_weight, grad_bias};
 }
 

@@ -1,6 +1,7 @@
 // The LSTM ops on CPU tensors.
 #include <torch/csrc/stable/library.h>
 
+#include <string>
 #include <tuple>
 
 #include "bindings/host.h"
@@ -21,8 +22,8 @@ enum class Keep { nothing, cells, all };
 Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                     const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
                     const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse, bool bf16,
-                    Keep keep) {
+                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse,
+                    const std::string& precision, Keep keep) {
   const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
                     batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size, size = layer.state_size;
@@ -45,32 +46,34 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.c_n = c_n.mutable_data_ptr();
   args.gates = pointer_if(keep == Keep::all, gates);
   args.cells = pointer_if(keep != Keep::nothing, cells);
-  layer.kernels(bf16).lstm_forward(Host().runtime(), &args);
+  cpu_kernels(layer, precision).lstm_forward(Host().runtime(), &args);
   return {output, h_n, c_n, cells, gates};
 }
 
 Forward lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
              OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-             OptionalTensor batch_sizes, bool batch_first, bool reverse, bool bf16) {
+             OptionalTensor batch_sizes, bool batch_first, bool reverse, std::string precision) {
   return run_forward("rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     weight_hr, batch_sizes, batch_first, reverse, bf16, Keep::all);
+                     weight_hr, batch_sizes, batch_first, reverse, precision, Keep::all);
 }
 
 Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
                          OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                         OptionalTensor batch_sizes, bool batch_first, bool reverse, bool bf16) {
+                         OptionalTensor batch_sizes, bool batch_first, bool reverse,
+                         std::string precision) {
   const auto [output, h_n, c_n, cells, gates] =
       run_forward("rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
-                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, bf16, Keep::nothing);
+                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, precision, Keep::nothing);
   return {output, h_n, c_n};
 }
 
 Cells lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
                  OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                 OptionalTensor batch_sizes, bool batch_first, bool reverse, bool bf16) {
+                 OptionalTensor batch_sizes, bool batch_first, bool reverse,
+                 std::string precision) {
   const auto [output, h_n, c_n, cells, gates] =
       run_forward("rnnfast::lstm_cells", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  weight_hr, batch_sizes, batch_first, reverse, bf16, Keep::cells);
+                  weight_hr, batch_sizes, batch_first, reverse, precision, Keep::cells);
   return {output, h_n, c_n, cells};
 }
 
@@ -78,7 +81,7 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
                        OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                        Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, Tensor output,
                        Tensor cells, Tensor gates, OptionalTensor batch_sizes, bool batch_first,
-                       bool reverse, bool bf16, bool need_input, bool need_weights,
+                       bool reverse, std::string precision, bool need_input, bool need_weights,
                        bool need_bias) {
   const Layer layer("rnnfast::lstm_backward", kGates, input, h_0, weight_ih, weight_hh,
                     std::nullopt, std::nullopt, weight_hr, batch_sizes, batch_first);
@@ -118,7 +121,7 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
   args.grad_c_0 = grad_c_0.mutable_data_ptr();
   args.grad_bias = pointer_if(need_bias, grad_bias);
   args.grad_weight_hr = pointer_if(need_projection, grad_weight_hr);
-  layer.kernels(bf16).lstm_backward(Host().runtime(), &args);
+  cpu_kernels(layer, precision).lstm_backward(Host().runtime(), &args);
   return {gradients.input,     gradients.h_0, grad_c_0,      gradients.weight_ih,
           gradients.weight_hh, grad_bias,     grad_weight_hr};
 }

@@ -4,8 +4,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -21,11 +19,8 @@ using Forward = std::tuple<Tensor, Tensor, Tensor>;
 using Shape = std::vector<int64_t>;
 
 template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  text << "rnnfast::quantized: ";
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
+[[noreturn]] void reject(const Parts&... parts) {
+  fail("rnnfast::quantized: ", parts...);
 }
 
 template <class Sizes>
@@ -45,17 +40,17 @@ Mode mode_of(const std::string& name) {
   if (name == "GRU") return {QuantizedGru, 3};
   if (name == "RNN_TANH") return {QuantizedTanh, 1};
   if (name == "RNN_RELU") return {QuantizedRelu, 1};
-  fail("mode must be 'LSTM', 'GRU', 'RNN_TANH' or 'RNN_RELU', but got '", name, "'");
+  reject("mode must be 'LSTM', 'GRU', 'RNN_TANH' or 'RNN_RELU', but got '", name, "'");
 }
 
 void check(const char* name, const Tensor& tensor, ScalarType dtype, const Shape& shape) {
   const auto sizes = tensor.sizes();
   if (!std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end()))
-    fail(name, " must have shape ", shape_text(shape), ", but got ", shape_text(sizes));
+    reject(name, " must have shape ", shape_text(shape), ", but got ", shape_text(sizes));
   if (tensor.scalar_type() != dtype)
-    fail(name, " must have dtype ", torch::headeronly::toString(dtype), ", but got ",
-         torch::headeronly::toString(tensor.scalar_type()));
-  if (!tensor.is_cpu()) fail(name, " must be on the CPU");
+    reject(name, " must have dtype ", torch::headeronly::toString(dtype), ", but got ",
+           torch::headeronly::toString(tensor.scalar_type()));
+  if (!tensor.is_cpu()) reject(name, " must be on the CPU");
 }
 
 Tensor packed(const Tensor& tensor) {
@@ -78,13 +73,13 @@ void check_batch_sizes(const Tensor& batch_sizes, int64_t batch, int64_t rows) {
   int64_t most = batch, sum = 0;
   for (int64_t t = 0; t < batch_sizes.size(0); ++t) {
     if (sizes[t] < 0 || sizes[t] > most)
-      fail("batch_sizes must not increase, from at most batch (", batch,
-           ") to at least 0, but batch_sizes[", t, "] is ", sizes[t], " after ", most);
+      reject("batch_sizes must not increase, from at most batch (", batch,
+             ") to at least 0, but batch_sizes[", t, "] is ", sizes[t], " after ", most);
     most = sizes[t];
     sum += most;
   }
   if (sum != rows)
-    fail("input must have as many rows as batch_sizes add up to, ", sum, ", but has ", rows);
+    reject("input must have as many rows as batch_sizes add up to, ", sum, ", but has ", rows);
 }
 
 Forward quantized(Tensor input, Tensor h_0, OptionalTensor c_0, Tensor weight_ih, Tensor weight_hh,
@@ -95,16 +90,16 @@ Forward quantized(Tensor input, Tensor h_0, OptionalTensor c_0, Tensor weight_ih
   constexpr int64_t kTile = 16;
   const auto [cell, gates] = mode_of(mode);
   const bool is_packed = batch_sizes.has_value();
-  if (is_packed && batch_first) fail("batch_first must be False where batch_sizes are given");
+  if (is_packed && batch_first) reject("batch_first must be False where batch_sizes are given");
   if (input.dim() != (is_packed ? 2 : 3))
-    fail("input must be ",
-         is_packed     ? "2-D [rows, input_size]"
-         : batch_first ? "3-D [batch, seq_len, input_size]"
-                       : "3-D [seq_len, batch, input_size]",
-         ", but got shape ", shape_text(input.sizes()));
+    reject("input must be ",
+           is_packed     ? "2-D [rows, input_size]"
+           : batch_first ? "3-D [batch, seq_len, input_size]"
+                         : "3-D [seq_len, batch, input_size]",
+           ", but got shape ", shape_text(input.sizes()));
   if (h_0.dim() != 2 || h_0.size(1) < 1)
-    fail("h_0 must be 2-D [batch, hidden_size] with a hidden_size of at least 1, but got shape ",
-         shape_text(h_0.sizes()));
+    reject("h_0 must be 2-D [batch, hidden_size] with a hidden_size of at least 1, but got shape ",
+           shape_text(h_0.sizes()));
   const int64_t hidden = h_0.size(1), batch = is_packed ? h_0.size(0) : input.size(!batch_first);
   const int64_t inputs = input.size(input.dim() - 1), rows = gates * hidden;
   const auto tiles = [&, gates = gates](int64_t depth) {
@@ -116,7 +111,7 @@ Forward quantized(Tensor input, Tensor h_0, OptionalTensor c_0, Tensor weight_ih
   const SequenceView x(input, batch_first);
   const Tensor h_first = checked("h_0", h_0, kFloat, {batch, hidden});
   const bool is_lstm = cell == QuantizedLstm;
-  if (c_0.has_value() != is_lstm) fail("c_0 must be given with mode 'LSTM', and only then");
+  if (c_0.has_value() != is_lstm) reject("c_0 must be given with mode 'LSTM', and only then");
   const OptionalTensor c_first = checked("c_0", c_0, kFloat, {batch, hidden});
   const Tensor w_ih = checked("weight_ih", weight_ih, kInt8, tiles(inputs));
   const Tensor w_hh = checked("weight_hh", weight_hh, kInt8, tiles(hidden));
@@ -127,7 +122,7 @@ Forward quantized(Tensor input, Tensor h_0, OptionalTensor c_0, Tensor weight_ih
   OptionalTensor sizes;
   if (is_packed) {
     if (batch_sizes->dim() != 1)
-      fail("batch_sizes must be 1-D [seq_len], but got shape ", shape_text(batch_sizes->sizes()));
+      reject("batch_sizes must be 1-D [seq_len], but got shape ", shape_text(batch_sizes->sizes()));
     sizes = checked("batch_sizes", *batch_sizes, ScalarType::Long, {batch_sizes->size(0)});
     check_batch_sizes(*sizes, batch, input.size(0));
   }

@@ -1,12 +1,12 @@
 // The plain RNN ops on CPU tensors.
 #include <torch/csrc/stable/library.h>
 
-#include <stdexcept>
 #include <string>
 #include <tuple>
 
 #include "bindings/host.h"
 #include "bindings/layer.h"
+#include "bindings/nonlinearity.h"
 
 namespace rnnfast {
 namespace {
@@ -16,16 +16,9 @@ constexpr int64_t kGates = 1;
 using Forward = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-bool is_relu(const std::string& nonlinearity) {
-  if (nonlinearity != "tanh" && nonlinearity != "relu")
-    throw std::runtime_error("rnnfast::rnn: nonlinearity must be 'tanh' or 'relu', but got '" +
-                             nonlinearity + "'");
-  return nonlinearity == "relu";
-}
-
 Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
             OptionalTensor bias_hh, OptionalTensor batch_sizes, std::string nonlinearity,
-            bool batch_first, bool reverse, bool bf16) {
+            bool batch_first, bool reverse, std::string precision) {
   const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                     std::nullopt, batch_sizes, batch_first);
   Tensor output = layer.empty_sequence(layer.hidden_size);
@@ -34,19 +27,19 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
   RnnForward args{};
   layer.fill(args);
   args.reverse = reverse;
-  args.relu = is_relu(nonlinearity);
+  args.relu = is_relu(layer.op, nonlinearity);
   args.bias_ih = pointer(layer.bias_ih);
   args.bias_hh = pointer(layer.bias_hh);
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
-  layer.kernels(bf16).rnn_forward(Host().runtime(), &args);
+  cpu_kernels(layer, precision).rnn_forward(Host().runtime(), &args);
   return {output, h_n};
 }
 
 Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, OptionalTensor batch_sizes,
-                      std::string nonlinearity, bool batch_first, bool reverse, bool bf16,
-                      bool need_input, bool need_weights, bool need_bias) {
+                      std::string nonlinearity, bool batch_first, bool reverse,
+                      std::string precision, bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
@@ -59,11 +52,11 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   RnnBackward args{};
   layer.fill(args);
   args.reverse = reverse;
-  args.relu = is_relu(nonlinearity);
+  args.relu = is_relu(layer.op, nonlinearity);
   args.output = states.const_data_ptr();
   layer.fill_gradients(args, grad_states, grad_h_last, gradients, need_input, need_weights);
   args.grad_bias = pointer_if(need_bias, grad_bias);
-  layer.kernels(bf16).rnn_backward(Host().runtime(), &args);
+  cpu_kernels(layer, precision).rnn_backward(Host().runtime(), &args);
   return {gradients.input, gradients.h_0, gradients.weight_ih, gradients.weight_hh, grad_bias};
 }
 

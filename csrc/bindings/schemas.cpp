@@ -10,24 +10,24 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
-      "bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
       "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)");
   m.def(
       "lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
-      "bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
       "(Tensor output, Tensor h_n, Tensor c_n)");
   m.def(
       "lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
-      "bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
       "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells)");
   m.def(
       "lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, "
       "Tensor? grad_cells, Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor "
       "weight_hh, Tensor? weight_hr, "
       "Tensor output, Tensor cells, Tensor gates, *, Tensor? batch_sizes=None, "
-      "bool batch_first=False, bool reverse=False, bool bf16=False, bool need_input=True, "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\", bool need_input=True, "
       "bool need_weights=True, bool need_bias=True) -> (Tensor grad_input, Tensor grad_h_0, "
       "Tensor grad_c_0, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias, "
       "Tensor grad_weight_hr)");
@@ -35,19 +35,20 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, *, Tensor? batch_sizes=None, bool reset_after=True, "
-      "bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
       "(Tensor output, Tensor h_n, Tensor gates)");
   m.def(
       "gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, "
-      "bool reset_after=True, bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool reset_after=True, bool batch_first=False, bool reverse=False, str precision=\"fp32\") "
+      "-> "
       "(Tensor output, Tensor h_n)");
   m.def(
       "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor h_0, "
       "Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates, *, Tensor? "
       "batch_sizes=None, bool reset_after=True, "
       "bool batch_first=False, "
-      "bool reverse=False, bool bf16=False, bool need_input=True, "
+      "bool reverse=False, str precision=\"fp32\", bool need_input=True, "
       "bool need_weights=True, bool need_bias=True) -> "
       "(Tensor grad_input, Tensor grad_h_0, Tensor grad_weight_ih, Tensor grad_weight_hh, "
       "Tensor grad_bias_ih, Tensor grad_bias_hh)");
@@ -55,17 +56,18 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "
-      "bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
       "(Tensor output, Tensor h_n)");
   m.def(
       "rnn_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "
-      "bool batch_first=False, bool reverse=False, bool bf16=False) -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
       "(Tensor output, Tensor h_n)");
   m.def(
       "rnn_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor h_0, "
       "Tensor weight_ih, Tensor weight_hh, Tensor output, *, Tensor? batch_sizes=None, "
-      "str nonlinearity=\"tanh\", bool batch_first=False, bool reverse=False, bool bf16=False, "
+      "str nonlinearity=\"tanh\", bool batch_first=False, bool reverse=False, str "
+      "precision=\"fp32\", "
       "bool need_input=True, bool need_weights=True, bool need_bias=True) -> (Tensor grad_input, "
       "Tensor grad_h_0, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)");
 
@@ -79,7 +81,8 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
 
   m.def(
       "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, *, "
-      "int ignore_index=-100, str reduction=\"mean\", bool bf16=False, bool need_input=True, "
+      "int ignore_index=-100, str reduction=\"mean\", str precision=\"fp32\", bool "
+      "need_input=True, "
       "bool need_weight=True, bool need_bias=True) -> "
       "(Tensor loss, Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 }

@@ -113,7 +113,7 @@ class Recurrent(nn.RNNBase):
     ) -> tuple[Tensor, ...]:
         """One layer in one direction: output, the final states and, with ``return_states``, what
         of all steps' states output does not tell. `layout` is batch_sizes, batch_first, reverse
-        and bf16, as for the operators."""
+        and precision, as for the operators."""
         raise NotImplementedError
 
     def forward(
@@ -226,7 +226,7 @@ class Recurrent(nn.RNNBase):
         if order is not None and states is not None:
             states = tuple(state.index_select(1, order) for state in states)
 
-        bf16 = backend.bf16_products(data.dtype)
+        precision = backend.product_precision(data)
         if casts:
             dtype, result_dtype = backend.dtypes(self.mode, data, is_packed)
             given_dtype = data.dtype if backend.has_kernels(data) else result_dtype
@@ -235,14 +235,16 @@ class Recurrent(nn.RNNBase):
             weights = [[backend.cast(weight, dtype) for weight in layer] for layer in weights]
             with backend.without_autocast(data):
                 output, final, every = self._run_layers(
-                    data, states, weights, batch, batch_sizes, bf16
+                    data, states, weights, batch, batch_sizes, precision
                 )
             final = [
                 backend.cast(state, self._final_dtype(index, given_dtype, result_dtype))
                 for index, state in enumerate(final)
             ]
         else:
-            output, final, every = self._run_layers(data, states, weights, batch, batch_sizes, bf16)
+            output, final, every = self._run_layers(
+                data, states, weights, batch, batch_sizes, precision
+            )
 
         def give_back(sequence: Tensor) -> Tensor | PackedSequence:
             if casts:
@@ -297,7 +299,7 @@ class Recurrent(nn.RNNBase):
         weights: list[list[Tensor | None]],
         batch: int,
         batch_sizes: Tensor | None,
-        bf16: bool,
+        precision: str,
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, ...]]]:
         """Output, final states `(num_layers * D, batch, size)`, all states of each layer."""
         if states is None:
@@ -324,7 +326,7 @@ class Recurrent(nn.RNNBase):
                     batch_sizes=batch_sizes,
                     batch_first=batch_first,
                     reverse=direction == 1,
-                    bf16=bf16,
+                    precision=precision,
                 )
                 final.append(rest[:num_states])
                 results.append((output, *rest[num_states:]))

@@ -1,6 +1,7 @@
 """Which implementation serves a call, and that torch's own gives torch's results."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import rnnfast
-from rnnfast import _C
+from rnnfast import _C, _extension, backend
 
 LAYERS = ["LSTM", "GRU", "RNN"]
 MODULES = [*LAYERS, "LSTMCell", "GRUCell", "RNNCell"]
@@ -130,7 +131,7 @@ def test_the_kernels_by_name_refuse_what_they_cannot_serve(name):
     rnnfast.set_backend("rnnfast")
     _, ours = pair(name)
     assert_served(ours, example(name))
-    with pytest.raises(RuntimeError, match=f"{name}.*'rnnfast'.*on the CPU; got .*on meta"):
+    with pytest.raises(RuntimeError, match=f"{name}.*'rnnfast'.*on the CPU.*; got .*on meta"):
         ours.to("meta")(example(name).to("meta"))
 
 
@@ -145,4 +146,55 @@ def test_a_gru_that_resets_before_is_always_ours(name):
 def test_unknown_backend():
     with pytest.raises(ValueError, match="auto, rnnfast, torch, got 'cudnn'"):
         rnnfast.set_backend("cudnn")
+    assert rnnfast.get_backend() == "auto"
+
+
+# Tensors on a GPU: the choice alone, which needs none.
+
+
+def on_gpu(dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+    """What the choice asks of a CUDA tensor."""
+    return SimpleNamespace(dtype=dtype, is_cpu=False, is_cuda=True, device=torch.device("cuda"))
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_kernels_for_cuda_are_asked_for_by_name(monkeypatch, built):
+    monkeypatch.setattr(backend, "_cuda_kernels", False)
+    monkeypatch.setattr(backend, "load_cuda_kernels", lambda: built)
+    for name in ("auto", "torch", "rnnfast", "auto"):
+        rnnfast.set_backend(name)
+        assert backend.has_kernels(on_gpu()) == (built and name == "rnnfast")
+        assert backend.has_kernels(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "precision", "expected"),
+    [
+        (torch.float32, False, "fp32", "fp32"),
+        (torch.float32, True, "fp32", "tf32"),
+        (torch.float32, True, "bf16", "bf16"),
+        (torch.float16, True, "bf16", "fp16"),
+        (torch.bfloat16, True, "fp32", "bf16"),
+        (torch.float64, True, "bf16", "fp32"),
+    ],
+)
+def test_precision_of_products_on_cuda(monkeypatch, dtype, tf32, precision, expected):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    with backend.precision(precision):
+        assert backend.product_precision(on_gpu(dtype)) == expected
+
+
+def test_a_cpu_build_of_torch_has_no_kernels_for_cuda(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert not _extension.load_cuda_kernels()
+
+
+def test_kernels_for_cuda_that_cannot_be_loaded_say_so(monkeypatch, tmp_path):
+    broken = tmp_path / "_cuda.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = SimpleNamespace(origin=str(broken))
+    monkeypatch.setattr(_extension.importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(ImportError, match="CUDA kernels cannot be loaded.*pip install"):
+        rnnfast.set_backend("rnnfast")
     assert rnnfast.get_backend() == "auto"

@@ -256,7 +256,7 @@ class TestBf16:
         input, weight, bias, target = (
             t.float() if t.is_floating_point() else t for t in problem(*shape)
         )
-        loss, *gradients = op(input, weight, bias, target, bf16=True)
+        loss, *gradients = op(input, weight, bias, target, precision="bf16")
         rounded = [t.bfloat16().double() for t in (input, weight)]
         expected, *expected_gradients = op(*rounded, bias.double(), target)
         if torch.equal(loss, op(input, weight, bias, target)[0]):
@@ -274,13 +274,13 @@ class TestBf16:
         rnnfast.set_precision("bf16")
         loss = linear_cross_entropy(input, weight, target, linear_bias=bias)
         rnnfast.set_precision(before)
-        assert torch.equal(loss, op(input, weight, bias, target, bf16=True)[0])
+        assert torch.equal(loss, op(input, weight, bias, target, precision="bf16")[0])
 
     def test_threads_change_no_bit(self):
         arguments = [t.float() if t.is_floating_point() else t for t in problem(70, 90, 701)]
-        alone = op(*arguments, bf16=True)
+        alone = op(*arguments, precision="bf16")
         torch.set_num_threads(2)
-        for result, expected in zip(op(*arguments, bf16=True), alone, strict=True):
+        for result, expected in zip(op(*arguments, precision="bf16"), alone, strict=True):
             assert torch.equal(result, expected)
 
 

@@ -120,7 +120,7 @@ def test_gru_that_resets_before(shape):
     def reference_gru(x, h_0, w_ih, w_hh, **options):
         return reference.gru(x, h_0, w_ih, w_hh, **options)
 
-    ours = [run(ops.gru, draw, torch.float32, bf16=True) for draw in range(4)]
+    ours = [run(ops.gru, draw, torch.float32, precision="bf16") for draw in range(4)]
     theirs = [run(reference_gru, draw, torch.bfloat16) for draw in range(4)]
     truths = [run(reference_gru, draw, torch.float64) for draw in range(4)]
     assert_at_most_twice(ours, theirs, truths)
@@ -144,10 +144,14 @@ class TestExactWhereNothingIsRounded:
             tensors[0] = tensors[0].flatten(0, 1)[: int(batch_sizes.sum())]
         grad = torch.randint(-2, 3, (*tensors[0].shape[:-1], size)).float()
         results = []
-        for bf16 in (False, True):
+        for precision in ("fp32", "bf16"):
             leaves = [tensor.clone().requires_grad_() for tensor in (*tensors, *biases)]
             output, h_n = ops.rnn(
-                *leaves, nonlinearity="relu", batch_sizes=batch_sizes, reverse=packed, bf16=bf16
+                *leaves,
+                nonlinearity="relu",
+                batch_sizes=batch_sizes,
+                reverse=packed,
+                precision=precision,
             )
             gradients = torch.autograd.grad([output, h_n], leaves, [grad, torch.ones_like(h_n)])
             results.append([output, h_n, *gradients])
@@ -166,7 +170,7 @@ class TestWhoTakesThem:
         weights = [torch.randn(GATES[cell] * 5, n, requires_grad=True) for n in (3, 5)]
         states = [torch.randn(2, 5) for _ in range(STATES[cell])]
         before = self.calls()
-        output = getattr(ops, cell)(torch.randn(4, 2, 3), *states, *weights, bf16=True)[0]
+        output = getattr(ops, cell)(torch.randn(4, 2, 3), *states, *weights, precision="bf16")[0]
         assert self.calls() == before + 1
         output.sum().backward()
         assert self.calls() == before + 2
@@ -326,5 +330,5 @@ def test_precision_of_a_block_ends_with_it():
 
 def test_float64_has_no_such_products():
     tensors = [torch.randn(2, 2, 3), torch.randn(2, 5), torch.randn(5, 3), torch.randn(5, 5)]
-    with pytest.raises(RuntimeError, match="bf16 must be False where input has dtype Double"):
-        ops.rnn(*(tensor.double() for tensor in tensors), bf16=True)
+    with pytest.raises(RuntimeError, match="precision must be 'fp32' where input has dtype Double"):
+        ops.rnn(*(tensor.double() for tensor in tensors), precision="bf16")

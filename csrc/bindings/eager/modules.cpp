@@ -220,7 +220,7 @@ struct Call {
     if (kind.cell == Kind::rnn) stack.emplace_back(kind.option ? "relu" : "tanh");
     stack.emplace_back(batch_first);
     stack.emplace_back(reverse);
-    stack.emplace_back(kind.bf16);
+    stack.emplace_back(kind.bf16 ? "bf16" : "fp32");
     ops[kind.cell].callBoxed(stack);
     std::vector<at::Tensor> results;
     for (size_t i = 0; i <= kind.num_states(); ++i) results.push_back(stack[i].toTensor());
