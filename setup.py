@@ -7,7 +7,8 @@ This file's job: run CMake, then compile csrc/bindings with torch's builder, whi
 and libraries of the torch that is installed, and link both into rnnfast._C. These bindings use
 torch's stable ABI as of TORCH_TARGET, so what is built here loads in that torch and any later one.
 rnnfast._eager, csrc/bindings/eager, makes short calls cheaper and is bound to the very torch it was
-built with; under another it is left unused.
+built with; under another it is left unused. rnnfast._cuda, csrc/bindings/cuda, is made where
+csrc/cuda was compiled, and loaded under CUDA builds of torch.
 
 Environment variables:
     RNNFAST_CUDA: `auto` (default: compile csrc/cuda when nvcc is on PATH or in CUDA_HOME), `1` (it
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import setuptools
@@ -89,6 +91,10 @@ class BuildKernelsAndExtension(BuildExtension):
         build_kernels()
         version = self.distribution.get_version()
         for module in self.extensions:
+            if module.name == "rnnfast._cuda":
+                include_dir, runtime = (KERNELS / "cuda_toolkit").read_text().splitlines()
+                module.extra_compile_args.append(f"-isystem{include_dir}")
+                module.extra_objects.append(runtime)
             module.define_macros.append(("RNNFAST_VERSION", f'"{version}"'))
         try:
             super().run()
@@ -96,13 +102,16 @@ class BuildKernelsAndExtension(BuildExtension):
             sys.exit(f"rnnfast's bindings were not built: {error}, see the messages above.")
 
 
-def extension(name: str, folder: str, **options: list) -> CppExtension:
+def extension(
+    name: str, folder: str, *, more_sources: Sequence[str] = (), **options: list
+) -> CppExtension:
     """An extension of the sources in that folder under csrc."""
     # As system headers, so that warnings are about our own code only.
     system_include_dirs = [pybind11.get_include(), *include_paths()]
+    sources = (ROOT / "csrc" / folder).glob("*.cpp")
     return CppExtension(
         name,
-        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob("*.cpp")),
+        [*sorted(str(path.relative_to(ROOT)) for path in sources), *more_sources],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=[
             *(f"-isystem{path}" for path in system_include_dirs),
@@ -114,18 +123,45 @@ def extension(name: str, folder: str, **options: list) -> CppExtension:
 
 
 major, minor = TORCH_TARGET
+STABLE_ABI = ("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000")
+
+
+def cuda_extensions() -> list[CppExtension]:
+    """rnnfast._cuda where CMakeLists.txt compiles csrc/cuda, by the same rule.
+
+    Next to a CPU build of torch it is compiled all the same, and never loaded.
+    """
+    toolkits = [
+        Path(os.environ[name], "bin") for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)
+    ]
+    places = os.pathsep.join([*map(str, toolkits), os.environ["PATH"]])
+    if os.environ.get("RNNFAST_CUDA") == "0" or shutil.which("nvcc", path=places) is None:
+        return []
+    return [
+        extension(
+            "rnnfast._cuda",
+            "bindings/cuda",
+            more_sources=["csrc/bindings/layer.cpp"],
+            define_macros=[STABLE_ABI, ("USE_CUDA", None)],
+            extra_objects=[str(KERNELS / "librnnfast_cuda.a")],
+            libraries=["dl", "rt", "pthread", *(["torch_cuda"] if torch.version.cuda else [])],
+        )
+    ]
+
+
 setuptools.setup(
     ext_modules=[
         extension(
             "rnnfast._C",
             "bindings",
             define_macros=[
-                ("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000"),
+                STABLE_ABI,
                 ("RNNFAST_TORCH", f'"{torch.__version__}"'),
             ],
             extra_objects=[str(KERNELS / "librnnfast_cpu.a")],
         ),
         extension("rnnfast._eager", "bindings/eager"),
+        *cuda_extensions(),
     ],
     cmdclass={"build_ext": BuildKernelsAndExtension},
 )

@@ -40,6 +40,7 @@ class GpuStepResult(gpu_timing.GpuEnvironment):
 
     model: str
     dtype: str
+    backend: str
     contender: str
     batch_size: int
     num_steps: int
@@ -55,7 +56,7 @@ class GpuStepResult(gpu_timing.GpuEnvironment):
     torch_words_per_second: float | None = None
 
     def __str__(self) -> str:
-        case = f"{self.model:<7}{self.dtype:<9}{self.contender:<20}"
+        case = f"{self.model:<7}{self.dtype:<9}{self.backend:<8}{self.contender:<20}"
         if self.ratio is None:
             return f"{case} {self.outcome}"
         return (
@@ -132,13 +133,14 @@ def measure_model(
     clock: gpu_timing.Clock,
     environment: gpu_timing.GpuEnvironment,
     *,
+    backend: str = "auto",
     device: str = "cuda",
     contenders: Sequence[str] = CONTENDERS,
 ) -> list[GpuStepResult]:
     """One row for each contender of ours; one that fails has a row that says so."""
     config = PRESETS[model].replace(dropout=0.0)
     numbers: dict[str, dict] = {}
-    with gpu_timing.tf32(dtype == "tf32"), measure.backend("auto"):
+    with gpu_timing.tf32(dtype == "tf32"), measure.backend(backend):
         peer = Trainer("torch", dtype, config, device)
         first = peer()
         calls: dict[str, measure.Call] = {PEER: peer}
@@ -169,6 +171,7 @@ def measure_model(
             **dataclasses.asdict(environment),
             model=model,
             dtype=dtype,
+            backend=backend,
             contender=name,
             batch_size=training.batch_size,
             num_steps=training.num_steps,
@@ -187,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--models", nargs="+", choices=PRESETS, default=["small", "medium", "large"]
     )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--backend", choices=("auto", "rnnfast"), default="auto")
     parser.add_argument("--seconds", type=float, default=5.0, help="for the rounds of each case")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
     parser.add_argument("--smoke", action="store_true", help="a model of two units")
@@ -201,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def measured() -> Iterator[list[GpuStepResult]]:
         for model, dtype in itertools.product(options.models, options.dtypes):
-            rows = measure_model(model, dtype, options.seconds, clock, environment)
+            rows = measure_model(
+                model, dtype, options.seconds, clock, environment, backend=options.backend
+            )
             failed.extend(row for row in rows if row.outcome != "measured")
             yield rows
 

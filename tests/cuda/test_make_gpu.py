@@ -41,8 +41,15 @@ def test_a_test_that_fails_leaves_the_benchmarks_to_run(tmp_path):
     assert result.returncode != 0
     assert result.stdout.splitlines()[-1] == "make gpu: failed: tests"
     logs = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.log")}
-    assert logs.keys() == {"build", "tests", "layers", "steps"}
+    benchmarks = {
+        f"{log}-{backend}": f"benchmarks/{script}.py --backend {backend}"
+        for log, script in (("layers", "gpu"), ("steps", "gpu_language_model_step"))
+        for backend in ("rnnfast", "auto")
+    }
+    assert logs.keys() == {"build", "tests", *benchmarks}
     assert logs["build"].startswith("given setup.py build_ext --inplace")
     assert "-m cuda tests/cuda" in logs["tests"]
-    for log, name in (("layers", "gpu"), ("steps", "gpu_language_model_step")):
-        assert f"--output {tmp_path / 'out' / name}.csv" in logs[log]
+    for log, command in benchmarks.items():
+        assert command in logs[log]
+        script, backend = Path(command.split()[0]).stem, command.split()[-1]
+        assert f"--output {tmp_path / 'out' / script}_{backend}.csv" in logs[log]

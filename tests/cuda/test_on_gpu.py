@@ -192,14 +192,6 @@ def test_precision_is_the_cpus_matter(name):
 
 
 @every_module
-def test_the_kernels_by_name_say_what_they_serve(name):
-    _, ours = pair(name)
-    rnnfast.set_backend("rnnfast")
-    with pytest.raises(RuntimeError, match=f"{name}.*'rnnfast'.*on the CPU; got .* on cuda"):
-        ours(sequences("step" if name in CELLS else "padded"))
-
-
-@every_module
 def test_tensors_on_both_devices_are_refused(name):
     _, ours = pair(name)
     input = sequences("step" if name in CELLS else "padded")
@@ -377,6 +369,178 @@ def test_the_device_that_is_not_the_current_one(name, options):
     results = results_of(on_second, input.to("cuda:1"), lengths=[7, 0, 2])
     assert {value.device.index for value in results} == {1}
     assert_close(results, results_of(on_cpu, input.cpu(), lengths=[7, 0, 2]), 1e-5)
+
+
+# Our kernels, which are asked for by name.
+
+
+@pytest.fixture
+def kernels():
+    rnnfast.set_backend("rnnfast")
+
+
+def assert_near_as_torch(name, dtype, sizes, steps=20, batch=5, **options):
+    """Errors are at most twice those of torch's module, or a rounding of the largest element."""
+    torch.manual_seed(0)
+    factory = {"device": "cuda", "dtype": dtype}
+    theirs = getattr(nn, name)(*sizes, **options, **factory)
+    ours = getattr(rnnfast, name)(*sizes, **options, **factory)
+    ours.load_state_dict(theirs.state_dict())
+    exact = copy.deepcopy(theirs).double()
+    shape = (batch, steps) if options.get("batch_first") else (steps, batch)
+    input = torch.randn(*shape, sizes[0], **factory)
+    found = []
+    for module, given in ((exact, input.double()), (theirs, input), (ours, input)):
+        results = results_of(module, given)
+        found.append([*results, *gradients_of(module, results)])
+    for index, (truth, peer, value) in enumerate(zip(*found, strict=True)):
+        assert value.dtype == peer.dtype == dtype
+        error, own = (((x.double() - truth).abs().max()) for x in (value, peer))
+        floor = 4 * torch.finfo(dtype).eps * truth.abs().max()
+        assert error <= 2 * own + floor, f"{index}: error {error:.3g}, torch's own {own:.3g}"
+
+
+KERNEL_OPTIONS = [
+    {},
+    {"num_layers": 2, "bidirectional": True},
+    {"bias": False},
+    {"batch_first": True},
+]
+
+
+@every_dtype
+@pytest.mark.parametrize("options", KERNEL_OPTIONS, ids=str)
+@every_layer
+def test_kernels_are_as_near_as_torchs(kernels, name, options, dtype):
+    assert_near_as_torch(name, dtype, (5, 8), **options)
+
+
+@every_dtype
+@pytest.mark.parametrize("hidden, batch", [(61, 1), (256, 33), (1024, 16), (1500, 20)])
+@every_layer
+def test_large_kernels_are_as_near_as_torchs(kernels, name, hidden, batch, dtype):
+    assert_near_as_torch(name, dtype, (37, hidden), steps=35, batch=batch)
+
+
+@every_layer
+def test_kernels_in_tf32_are_as_near_as_torchs(kernels, name):
+    for switch in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        switch.allow_tf32 = True
+    assert_near_as_torch(name, torch.float32, (37, 256), steps=35, batch=20)
+
+
+@every_cell
+@every_dtype
+def test_kernels_of_cells(kernels, name, dtype):
+    theirs, ours = pair(name, dtype)
+    input = sequences("step", dtype)
+    exact = results_of(copy.deepcopy(theirs).double(), input.double())
+    assert_close(results_of(ours, input), exact, 8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_kernels_of_both_forms_of_gru(kernels, reset_after):
+    torch.manual_seed(0)
+    on_cpu = rnnfast.GRU(5, 8, 2, bidirectional=True, reset_after=reset_after, dtype=torch.float64)
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    input = sequences("padded", torch.float64)
+    expected, results = results_of(on_cpu, input.cpu()), results_of(on_gpu, input)
+    assert_close(results, expected, 1e-12)
+    assert_close(gradients_of(on_gpu, results), gradients_of(on_cpu, expected), 1e-11)
+
+
+@every_layer
+def test_kernels_gradcheck(kernels, name):
+    torch.manual_seed(0)
+    module = getattr(rnnfast, name)(3, 2, 2, device="cuda", dtype=torch.float64)
+    input = torch.randn(4, 2, 3, device="cuda", dtype=torch.float64, requires_grad=True)
+
+    def run(input, *parameters):
+        named = dict(zip(dict(module.named_parameters()), parameters, strict=True))
+        return tuple(leaves(torch.func.functional_call(module, named, (input,))))
+
+    assert torch.autograd.gradcheck(run, (input, *module.parameters()))
+
+
+@every_layer
+def test_kernels_train_in_eval_mode_and_beyond_cudnns_length(kernels, name):
+    torch.manual_seed(0)
+    on_cpu = getattr(rnnfast, name)(3, 4).eval()
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    input = torch.randn(100_000, 2, 3)
+    expected, results = results_of(on_cpu, input), results_of(on_gpu, input.cuda())
+    assert_close(results, expected, 1e-3)
+    assert_close(gradients_of(on_gpu, results), gradients_of(on_cpu, expected), 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@every_layer
+def test_kernels_under_autocast(kernels, name, dtype):
+    theirs, ours = pair(name)
+    input = sequences("padded")
+    with torch.autocast("cuda", dtype):
+        results, expected = results_of(ours, input), results_of(theirs, input)
+    assert [value.dtype for value in results] == [value.dtype for value in expected]
+    assert_close(results, results_of(theirs.double(), input.double()), 8 * torch.finfo(dtype).eps)
+
+
+@every_layer
+def test_kernels_refuse_what_they_do_not_serve(kernels, name):
+    _, ours = pair(name)
+    with pytest.raises(RuntimeError, match="batch_sizes must be None on CUDA"):
+        ours(sequences("packed"))
+    if name == "LSTM":
+        _, projected = pair(name, proj_size=4)
+        with pytest.raises(RuntimeError, match="weight_hr must be None on CUDA"):
+            projected(sequences("padded"))
+
+
+@every_layer
+def test_kernels_give_the_same_bits_again_and_beside_other_rows(kernels, name):
+    module = getattr(rnnfast, name)(64, 256, device="cuda")
+    input = torch.randn(50, 40, 64, device="cuda")
+    first = results_of(module, input)
+    assert_same(results_of(module, input), first)
+    gradients = gradients_of(module, first)
+    assert_same(gradients_of(module, results_of(module, input)), gradients)
+    (output, *_) = results_of(module, input[:, :3].contiguous())
+    assert_close([output], [first[0][:, :3]], 1e-5)
+
+
+@every_layer
+def test_kernels_as_a_cuda_graph(kernels, name):
+    module = getattr(rnnfast, name)(32, 128, device="cuda")
+    static = torch.randn(20, 4, 32, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            gradients_of(module, results_of(module, static))
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = results_of(module, static)
+        gradients = gradients_of(module, results)
+    static.copy_(torch.randn_like(static))
+    graph.replay()
+    expected = results_of(module, static)
+    assert_same(results, expected)
+    assert_same(gradients, gradients_of(module, expected))
+
+
+@every_layer
+def test_kernels_on_two_streams_at_once(kernels, name):
+    test_two_streams_at_once(name)
+
+
+@every_layer
+def test_kernels_compile_into_one_graph(kernels, name):
+    theirs, ours = pair(name)
+    input = sequences("padded")
+    compiled = torch.compile(ours, fullgraph=True)
+    expected, results = results_of(theirs, input), results_of(compiled, input)
+    assert_close(results, expected, 1e-5)
+    assert_close(gradients_of(ours, results), gradients_of(theirs, expected), 1e-4)
 
 
 # The loss, the optimizer, the language model.

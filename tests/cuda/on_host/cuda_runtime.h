@@ -23,6 +23,7 @@
 #define __host__
 #define __device__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __shared__ static
 #define __launch_bounds__(...)
 
@@ -166,7 +167,7 @@ struct Device {
   int grid_barrier = 1;  // 0 leaves the wait between blocks out, to show that it is needed
   int cooperative_launches = 0;
 };
-static Device device;
+inline Device device;
 
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
@@ -191,6 +192,7 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
+inline const char* cudaGetErrorString(cudaError_t) { return "an error"; }
 inline cudaError_t cudaGetDevice(int* number) {
   *number = 0;
   return cudaSuccess;
