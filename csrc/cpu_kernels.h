@@ -21,7 +21,7 @@ struct CpuKernels {
   void (*rnn_forward)(const Runtime* runtime, const RnnForward* args);
   void (*rnn_backward)(const Runtime* runtime, const RnnBackward* args);
   // Packs a layer; what it returns is this table's own, in memory from runtime->allocate alone.
-  void* (*stream_layer)(const Runtime* runtime, const StreamLayer* args);
+  void* (*stream_layer)(const Runtime* keeping, const Runtime* scratch, const StreamLayer* args);
   void (*stream_step)(const Runtime* runtime, const StreamStep* args);
   void (*linear_cross_entropy)(const Runtime* runtime, const LinearCrossEntropy* args);
   void (*sigmoid)(const void* x, void* y, int64_t count);

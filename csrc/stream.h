@@ -3,10 +3,14 @@
 // A sequence packs its weights once a call, which costs as much as some steps; a stream has one
 // step a call, and packs once in its life. Equations are those of lstm.h, gru.h and rnn.h.
 //
-// Sizes: N batch, I input_size, H hidden_size, P proj_size or, without a projection, H. I may
-// be 0, the others not. All tensors are contiguous.
+// Sizes: N batch, I input_size, H hidden_size, P proj_size or, without a projection, H, V
+// num_embeddings. I may be 0, the others not. All tensors are contiguous.
 //
-// Memory: a step allocates nothing. All that a packed layer needs is allocated when it is packed.
+// With an embedding, a step's input are ids, and what the layer needs of weight_ih is its product
+// with every row of the embedding, computed once: a step reads one row of it in place of all of weight_ih.
+//
+// Memory: a step allocates nothing. All that a packed layer needs is allocated when it is packed, by
+// the first of the two Runtimes; the second gives scratch memory.
 // Threading: through Runtime only; one step at a time of one packed layer, which holds scratch.
 // Accuracy: every sum in the order that it has in a sequence: a stream gives the bits of a sequence
 // of at least two steps on the same ISA.
@@ -28,6 +32,7 @@ struct StreamLayer {
   enum StreamCell cell;
   int64_t batch, input_size, hidden_size;
   int64_t proj_size;         // 0 for none; LSTM only
+  int64_t num_embeddings;    // 0 for none
 
   // name                      shape        role
   const void* weight_ih;     // [G * H, I]
@@ -35,11 +40,12 @@ struct StreamLayer {
   const void* bias_ih;       // [G * H]     may be null
   const void* bias_hh;       // [G * H]     may be null
   const void* weight_hr;     // [P, H]      null where there is no projection
+  const void* embedding;     // [V, I]      null where there is none
 };
 
 struct StreamStep {
   const void* layer;         //             what stream_layer() of the same table returned
-  const void* input;         // [N, I]      x_t
+  const void* input;         // [N, I]      x_t; or [N] of int64_t, in [0, V), with an embedding
   void* h;                   // [N, P]      h_{t-1}, then h_t
   void* c;                   // [N, H]      c_{t-1}, then c_t; LSTM only
   void* output;              // [N, P]      h_t; may alias nothing

@@ -13,9 +13,11 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _DTYPES = (torch.float32, torch.float64)
 
 
-def stream(module: nn.RNNBase, batch: int | None = 1) -> "Stream":
+def stream(
+    module: nn.RNNBase, batch: int | None = 1, *, embedding: Tensor | None = None
+) -> "Stream":
     """Makes a :class:`Stream` of a recurrent module, whose arguments these are."""
-    return Stream(module, batch)
+    return Stream(module, batch, embedding=embedding)
 
 
 class Stream:
@@ -29,6 +31,10 @@ class Stream:
         module: an LSTM, GRU or RNN of rnnfast or of torch.nn, on the CPU, float32 or float64, not
             bidirectional. The stream has a copy of its weights: see :meth:`refresh`.
         batch: how many rows; ``None`` for unbatched steps.
+        embedding: ``None``, or the weight of an :class:`torch.nn.Embedding` in front of the module,
+            `(num_embeddings, input_size)`: a step then takes ids. Its product with the first
+            layer's weight_ih is computed once, for all ids, and is kept in place of that weight: a
+            step reads one row of it, to the same bits. For characters rather than for words.
 
     Attributes:
         module: the module it was made of.
@@ -37,13 +43,15 @@ class Stream:
     Raises:
         TypeError: if `module` is no such module or a weight has another dtype.
         ValueError: if `module` is bidirectional, a weight is not on the CPU or does not have the
-            shape that the module's sizes say, or `batch` is not positive.
+            shape that the module's sizes say, `batch` is not positive, or `embedding` has no rows.
 
     A stream serves one thread at a time. It computes on up to :func:`torch.get_num_threads`
     threads, on one where a step is too short to be shared, always to the same bits.
     """
 
-    def __init__(self, module: nn.RNNBase, batch: int | None = 1) -> None:
+    def __init__(
+        self, module: nn.RNNBase, batch: int | None = 1, *, embedding: Tensor | None = None
+    ) -> None:
         mode = getattr(module, "mode", None)
         if not isinstance(module, nn.RNNBase) or mode not in _GATES:
             raise TypeError(
@@ -60,8 +68,14 @@ class Stream:
         dtype = module.weight_ih_l0.dtype
         if dtype not in _DTYPES:
             raise TypeError(f"module must be float32 or float64, got weights of {dtype}")
+        if embedding is not None:
+            rows = embedding.size(0) if isinstance(embedding, Tensor) and embedding.dim() else 0
+            _check("embedding", embedding, dtype, (rows, module.input_size))
+            if rows == 0:
+                raise ValueError("embedding must have a row at least, got none")
         self.module = module
         self.batch = batch
+        self._embedding = embedding
         hidden_size, proj_size, layers = module.hidden_size, module.proj_size, module.num_layers
         size = proj_size or hidden_size
         reset_before = mode == "GRU" and not getattr(module, "reset_after", True)
@@ -96,10 +110,13 @@ class Stream:
         state_sizes = (size, hidden_size) if mode == "LSTM" else (size,)
         # In-place changes of a tensor made under inference mode would be refused outside it.
         with torch.inference_mode(False):
-            self._input = self._zeros(*batched, module.input_size)
+            if embedding is None:
+                self._input = self._zeros(*batched, module.input_size)
+            else:
+                self._input = torch.zeros(batched, dtype=torch.int64, device="cpu")
             self._output = self._zeros(*batched, size)
             self._states = [self._zeros(layers, *batched, features) for features in state_sizes]
-        self._shape = self._input.shape
+        self._shape, self._input_dtype = self._input.shape, self._input.dtype
         self._written = [self._output]
         self.refresh()
         self.reset()
@@ -111,25 +128,28 @@ class Stream:
         """One time step of every row.
 
         Args:
-            x: the input :math:`x_t`.
+            x: the input :math:`x_t`; with an embedding, the row's id in it, int64.
 
         Returns:
             The last layer's :math:`h_t`. It is the same tensor at every step, and the next step
             overwrites it: ``clone()`` what is to be kept.
 
         Shape:
-            - x: `(batch, input_size)`, or `(input_size)` unbatched.
+            - x: `(batch, input_size)`, or `(input_size)` unbatched; with an embedding `(batch)`,
+              or `()` unbatched.
             - output: `(batch, hidden_size)`, or `(hidden_size)` unbatched; `proj_size` in place of
               `hidden_size` where there is a projection.
 
         Raises:
-            TypeError: if `x` is no tensor or has another dtype than the weights.
+            TypeError: if `x` is no tensor or has another dtype than the weights, or than int64
+                with an embedding.
             ValueError: if it has another shape or is not a dense tensor on the CPU.
+            IndexError: if an id is not in the embedding.
             RuntimeError: if another thread is in a step of this stream.
         """
         if not (
             type(x) is Tensor
-            and x.dtype is self._dtype
+            and x.dtype is self._input_dtype
             and x.shape == self._shape
             and x.is_cpu
             and x.is_contiguous()
@@ -182,7 +202,7 @@ class Stream:
             state.copy_(initial)
 
     def refresh(self) -> None:
-        """Takes over the module's weights as they are now; the state stays.
+        """Takes over the module's weights, and the embedding, as they are now; the state stays.
 
         A stream does not see what happens to the module's weights after it was made (an optimizer's
         step, ``load_state_dict``) before this is called.
@@ -200,9 +220,17 @@ class Stream:
             ]
             if self.batch is not None:
                 initial = [state.unsqueeze(1) for state in initial]
+        embedding = self._embedding
+        if embedding is not None:
+            _check(
+                "embedding", embedding, self._dtype, (embedding.shape[0], self.module.input_size)
+            )
+            embedding = embedding.detach().contiguous()
         self._native = _C.Stream(
             **self._options,
             weights=[[0 if w is None else w.data_ptr() for w in layer] for layer in layers],
+            embedding=0 if embedding is None else embedding.data_ptr(),
+            num_embeddings=0 if embedding is None else embedding.size(0),
             h=self._states[0].data_ptr(),
             c=self._states[1].data_ptr() if len(self._states) == 2 else 0,
             output=self._output.data_ptr(),

@@ -47,16 +47,25 @@ void* refuse(const Runtime*, size_t) {
 class Stream {
  public:
   Stream(const std::string& cell, bool float64, int64_t batch, int64_t input_size,
-         int64_t hidden_size, int64_t proj_size, const std::vector<Weights>& weights, Address h,
-         Address c, Address output)
-      : kernels_(float64 ? &cpu_isa()->float64 : &cpu_isa()->float32) {
+         int64_t hidden_size, int64_t proj_size, const std::vector<Weights>& weights,
+         Address embedding, int64_t num_embeddings, Address h, Address c, Address output)
+      : batch_(batch),
+        num_embeddings_(num_embeddings),
+        kernels_(float64 ? &cpu_isa()->float64 : &cpu_isa()->float32) {
     const int64_t element = float64 ? sizeof(double) : sizeof(float);
     const int64_t state_size = proj_size ? proj_size : hidden_size;
     const Host host;
     Runtime keeping = *host.runtime();
     keeping.allocate = keep;
     keeping.host = this;
-    StreamLayer layer{cell_of(cell), batch, input_size, hidden_size, proj_size, {}, {}, {}, {}, {}};
+    StreamLayer layer{};
+    layer.cell = cell_of(cell);
+    layer.batch = batch;
+    layer.input_size = input_size;
+    layer.hidden_size = hidden_size;
+    layer.proj_size = proj_size;
+    layer.num_embeddings = num_embeddings;
+    layer.embedding = at<void>(embedding);
     for (const auto& [weight_ih, weight_hh, bias_ih, bias_hh, weight_hr] : weights) {
       layer.weight_ih = at<void>(weight_ih);
       layer.weight_hh = at<void>(weight_hh);
@@ -64,9 +73,11 @@ class Stream {
       layer.bias_hh = at<void>(bias_hh);
       layer.weight_hr = at<void>(weight_hr);
       const void* below = steps_.empty() ? nullptr : steps_.back().h;
-      steps_.push_back({kernels_->stream_layer(&keeping, &layer), below, at<void>(h), at<void>(c),
-                        at<void>(output)});
+      steps_.push_back({kernels_->stream_layer(&keeping, host.runtime(), &layer), below,
+                        at<void>(h), at<void>(c), at<void>(output)});
       layer.input_size = state_size;
+      layer.num_embeddings = 0;
+      layer.embedding = nullptr;
       h += static_cast<Address>(element * batch * state_size);
       if (c) c += static_cast<Address>(element * batch * hidden_size);
     }
@@ -80,6 +91,7 @@ class Stream {
           "step: another thread is in a step of this stream, which serves one thread at a time");
     const std::unique_ptr<std::atomic_flag, void (*)(std::atomic_flag*)> in_use(
         &busy_, [](std::atomic_flag* busy) { busy->clear(std::memory_order_release); });
+    if (num_embeddings_) check_ids(at<const int64_t>(x));
     std::optional<py::gil_scoped_release> released;
     if (long_step_) released.emplace();
     const Host host;
@@ -95,6 +107,13 @@ class Stream {
   // step would be late for no one's good.
   static constexpr int64_t kLongStep = 1 << 23;
 
+  void check_ids(const int64_t* ids) const {
+    for (int64_t n = 0; n < batch_; ++n)
+      if (ids[n] < 0 || ids[n] >= num_embeddings_)
+        throw py::index_error("x must be in [0, " + std::to_string(num_embeddings_) + "), got " +
+                              std::to_string(ids[n]));
+  }
+
   static void* keep(const Runtime* runtime, size_t bytes) {
     Stream* self = static_cast<Stream*>(runtime->host);
     self->memory_.push_back(aligned_block(bytes));
@@ -102,6 +121,7 @@ class Stream {
     return self->memory_.back().get();
   }
 
+  int64_t batch_, num_embeddings_;  // none: 0
   // Of the ISA in use when the weights were packed: another has vectors of another width.
   const CpuKernels* kernels_;
   std::vector<Block> memory_;
@@ -116,10 +136,11 @@ class Stream {
 void bind_stream(py::module_& m) {
   py::class_<Stream>(m, "Stream", "The native half of rnnfast.Stream, which checks its arguments.")
       .def(py::init<const std::string&, bool, int64_t, int64_t, int64_t, int64_t,
-                    const std::vector<Weights>&, Address, Address, Address>(),
+                    const std::vector<Weights>&, Address, int64_t, Address, Address, Address>(),
            py::kw_only(), py::arg("cell"), py::arg("float64"), py::arg("batch"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("weights"),
-           py::arg("h"), py::arg("c"), py::arg("output"))
+           py::arg("embedding"), py::arg("num_embeddings"), py::arg("h"), py::arg("c"),
+           py::arg("output"))
       .def("step", &Stream::step, py::arg("x"), "One step from the input at this address.");
 }
 

@@ -13,6 +13,13 @@
 namespace rnnfast {
 namespace {
 
+// What a step's input is: rows, or places in a table.
+template <class T>
+struct StreamInput {
+  Rows<const T> rows;
+  const int64_t* ids;
+};
+
 // Some of a layer's gates: columns of both weights and of the biases, in the same panels.
 template <class T>
 struct StreamGates {
@@ -20,23 +27,53 @@ struct StreamGates {
   Matrix<T> weight_ih{}, weight_hh{};
   // Packed; bias_ih is the sum of both where the halves of the gates are not needed apart.
   const T *bias_ih = nullptr, *bias_hh = nullptr;
+  const T* table = nullptr;  // the input half of every row of an embedding, laid out as a bias each
 
   // tile = bias + x weight_ih^T of some rows.
-  void input_half(const Rows<const T>& x, int64_t first, int64_t count, int64_t p, T* tile) const {
-    weight_ih.multiply(x, 0, first, count, panels, p, start(bias_ih, p), tile);
+  void input_half(const StreamInput<T>& x, int64_t first, int64_t count, int64_t p, T* tile) const {
+    if (!table) return project(x.rows, first, count, p, tile);
+    const int64_t elements = panels.vectors(p) * Vector<T>::width;
+    for (int64_t m = 0; m < count; ++m)
+      memcpy(tile + m * elements, row_of_table(table, x.ids[first + m], p), sizeof(T) * elements);
   }
   void recurrent_half(const Rows<const T>& h, int64_t first, int64_t count, int64_t p,
                       T* tile) const {
     weight_hh.multiply(h, 0, first, count, panels, p, start(bias_hh, p), tile);
   }
   // tile = both halves.
-  void both_halves(const Rows<const T>& x, const Rows<const T>& h, int64_t first, int64_t count,
+  void both_halves(const StreamInput<T>& x, const Rows<const T>& h, int64_t first, int64_t count,
                    int64_t p, T* tile) const {
     input_half(x, first, count, p, tile);
     weight_hh.accumulate(h, 0, first, count, panels, p, tile);
   }
 
+  // From here on the input is places among `count` rows, whose input halves are computed now.
+  void tabulate(const Runtime& runtime, const Rows<const T>& rows, int64_t count) {
+    T* const made = allocate<T>(runtime, count * panels.packed_size(1));
+    const int64_t work = product_work(count, weight_ih.depth, panels.columns * panels.gates);
+    parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p)
+        for_each_tile(0, count, panels.vectors(p), [&](int64_t first, int64_t n) {
+          const int64_t elements = panels.vectors(p) * Vector<T>::width;
+          Tile<T> tile;
+          project(rows, first, n, p, tile.at);
+          for (int64_t m = 0; m < n; ++m)
+            memcpy(const_cast<T*>(row_of_table(made, first + m, p)), tile.at + m * elements,
+                   sizeof(T) * elements);
+        });
+    });
+    table = made;
+    weight_ih = {};
+  }
+
  private:
+  void project(const Rows<const T>& x, int64_t first, int64_t count, int64_t p, T* tile) const {
+    weight_ih.multiply(x, 0, first, count, panels, p, start(bias_ih, p), tile);
+  }
+  // What panel p has of a row.
+  const T* row_of_table(const T* rows, int64_t row, int64_t p) const {
+    return rows + row * panels.packed_size(1) + panels.offset(1, p);
+  }
   Start<T> start(const T* bias, int64_t p) const {
     return {bias + panels.first(p) * Vector<T>::width, 0};
   }
@@ -56,32 +93,36 @@ struct StreamPacked {
 
 // Gates [first, first + count) of a layer.
 template <class T>
-StreamGates<T> pack_gates(const Runtime& runtime, const StreamLayer& a, int64_t state_size,
-                          int64_t first, int64_t count) {
+StreamGates<T> pack_gates(const Runtime& runtime, const Runtime& scratch, const StreamLayer& a,
+                          int64_t state_size, int64_t first, int64_t count) {
   const int64_t row = first * a.hidden_size;
   const auto rows_of = [&](const void* values, int64_t depth) {
     return values ? static_cast<const T*>(values) + row * depth : nullptr;
   };
   StreamGates<T> gates;
   gates.panels = Panels<T>(a.hidden_size, count);
-  gates.weight_ih = matrix_by_columns<T>(runtime, gates.panels, rows_of(a.weight_ih, a.input_size),
-                                         a.input_size, false);
+  gates.weight_ih = matrix_by_columns<T>(a.embedding ? scratch : runtime, gates.panels,
+                                         rows_of(a.weight_ih, a.input_size), a.input_size, false);
   gates.weight_hh = matrix_by_columns<T>(runtime, gates.panels, rows_of(a.weight_hh, state_size),
                                          state_size, false);
   const T *ih = rows_of(a.bias_ih, 1), *hh = rows_of(a.bias_hh, 1);
   const bool apart = a.cell == kStreamGru || a.cell == kStreamGruResetBefore;
   gates.bias_ih = packed_bias(runtime, gates.panels, ih, apart ? nullptr : hh);
   if (apart) gates.bias_hh = packed_bias(runtime, gates.panels, hh, nullptr);
+  if (a.embedding) {
+    const T* embedding = static_cast<const T*>(a.embedding);
+    gates.tabulate(runtime, matrix_rows(embedding, a.input_size), a.num_embeddings);
+  }
   return gates;
 }
 
 template <class T>
-void* stream_layer(const Runtime* runtime, const StreamLayer* a) {
+void* stream_layer(const Runtime* runtime, const Runtime* scratch, const StreamLayer* a) {
   StreamPacked<T> packed;
   packed.layer = *a;
   packed.state_size = a->proj_size ? a->proj_size : a->hidden_size;
   const auto gates = [&](int64_t first, int64_t count) {
-    return pack_gates<T>(*runtime, *a, packed.state_size, first, count);
+    return pack_gates<T>(*runtime, *scratch, *a, packed.state_size, first, count);
   };
   switch (a->cell) {
     case kStreamLstm:
@@ -126,7 +167,8 @@ template <class T>
 struct StreamRows {
   const StreamPacked<T>& packed;
   int64_t hidden;
-  Rows<const T> x, h;  // x_t and h_{t-1}
+  StreamInput<T> x;
+  Rows<const T> h;  // h_{t-1}
   const T* h_prev;
   T *c, *h_t;
   T *reset_h, *update;  // r h_{t-1} and z, of the GRU that resets before
@@ -134,7 +176,8 @@ struct StreamRows {
   StreamRows(const StreamPacked<T>& packed_, const StreamStep& a)
       : packed(packed_),
         hidden(packed.layer.hidden_size),
-        x(matrix_rows(static_cast<const T*>(a.input), packed.layer.input_size)),
+        x{matrix_rows(static_cast<const T*>(a.input), packed.layer.input_size),
+          static_cast<const int64_t*>(a.input)},
         h(matrix_rows(static_cast<const T*>(a.h), packed.state_size)),
         h_prev(static_cast<const T*>(a.h)),
         c(static_cast<T*>(a.c)),

@@ -10,8 +10,12 @@ from ..modules.base import Recurrent
 from ..streaming import stream
 from ..text import UNK, InputError, Vocabulary
 from .checks import is_integer, require, require_at_least_one
+from .embedding import OneHot
 from .model import LanguageModel
 from .state import State
+
+# Characters rather than words: so many that a stream may be given all their vectors at once.
+_FEW_TOKENS = 1024
 
 Ids = Iterable[int] | Tensor
 
@@ -94,21 +98,34 @@ def _can_stream(model: LanguageModel) -> bool:
 
 
 def _stream_stepper(model: LanguageModel, state: State | None, batch_size: int) -> Step:
-    # A module's own call costs more than what it computes here.
-    embed, project = model.embedding.forward, model.output.forward
-    streams = [stream(layer, batch_size) for layer in model.layers]
+    embed = model.embedding.forward  # a module's own call costs more than what it computes here
+    # Of a few rows, the product with the transposed weight takes the least time.
+    weight, bias = model.output.weight.t().contiguous(), model.output.bias
+    first, *others = model.layers
+    embedding = _small_embedding(model)
+    streams = [stream(first, batch_size, embedding=embedding)]
+    streams += [stream(layer, batch_size) for layer in others]
     if state is not None:
         for layer, layer_state in zip(streams, state.layers, strict=True):
             layer.set_state(layer_state if len(layer_state) == 2 else layer_state[0])
     steps = [layer.step for layer in streams]
 
     def step(tokens: Tensor) -> Tensor:
-        x = embed(tokens)
+        x = embed(tokens) if embedding is None else tokens
         for layer_step in steps:
             x = layer_step(x)
-        return project(x)
+        return x.mm(weight) if bias is None else torch.addmm(bias, x, weight)
 
     return step
+
+
+def _small_embedding(model: LanguageModel) -> Tensor | None:
+    """The vectors of all tokens where these are few, as characters are: ``(V, size)``."""
+    if model.vocab_size > _FEW_TOKENS:
+        return None
+    if isinstance(model.embedding, OneHot):
+        return model.embedding(torch.arange(model.vocab_size))
+    return model.embedding.weight
 
 
 def check_logits(logits: Tensor) -> None:

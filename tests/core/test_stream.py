@@ -189,6 +189,85 @@ class TestResults:
         assert_same_bits([run(stream, x)], expected(module, x, state)[:1])
 
 
+class TestEmbedding:
+    @both_dtypes
+    @every_form
+    @every_case
+    def test_bits_of_embedding_and_module(self, build, case, dtype, isa):
+        input_size, hidden_size, num_layers, batch, bias = case
+        module = build(input_size, hidden_size, num_layers, bias=bias, dtype=dtype)
+        embedding = torch.randn(37, input_size, dtype=dtype)
+        ids = torch.randint(37, (SEQ_LEN, batch))
+        stream = rnnfast.stream(module, batch, embedding=embedding)
+        with torch.no_grad():
+            expected = module(embedding[ids])[0]
+        for row, output in zip(ids, expected, strict=True):
+            assert torch.equal(stream.step(row), output)
+
+    def test_unbatched(self):
+        module, embedding = rnnfast.GRU(4, 5), torch.randn(3, 4)
+        stream = rnnfast.stream(module, None, embedding=embedding)
+        for id, output in zip((0, 2), module(embedding[[0, 2]])[0], strict=True):
+            assert torch.equal(stream.step(torch.tensor(id)), output)
+
+    def test_refresh_takes_it_over(self):
+        module, embedding = rnnfast.LSTM(4, 6), nn.Embedding(5, 4)
+        stream = rnnfast.stream(module, embedding=embedding.weight)
+        ids = torch.tensor([3])
+        before = stream.step(ids).clone()
+        with torch.no_grad():
+            embedding.weight.mul_(2)
+        stream.reset()
+        assert torch.equal(stream.step(ids), before)
+        stream.refresh()
+        stream.reset()
+        assert torch.equal(stream.step(ids), module(embedding(ids).unsqueeze(0))[0][0])
+
+    def test_no_tensor_is_kept_but_its_product(self):
+        embedding = torch.randn(5, 4)
+        stream = rnnfast.stream(rnnfast.RNN(4, 6), embedding=embedding.clone())
+        gc.collect()
+        expected = rnnfast.stream(stream.module).step(embedding[2:3])
+        assert torch.equal(stream.step(torch.tensor([2])), expected)
+
+    @pytest.mark.parametrize("id", [-1, 5, 2**40])
+    def test_ids_outside(self, id):
+        stream = rnnfast.stream(rnnfast.LSTM(4, 6), 2, embedding=torch.randn(5, 4))
+        with pytest.raises(IndexError, match=rf"x must be in \[0, 5\), got {id}"):
+            stream.step(torch.tensor([0, id]))
+        stream.step(torch.tensor([0, 4]))
+
+    @pytest.mark.parametrize(
+        ("x", "error"),
+        [
+            (torch.zeros(2), TypeError),
+            (torch.zeros(2, dtype=torch.int32), TypeError),
+            (torch.zeros(3, dtype=torch.int64), ValueError),
+            (3, TypeError),
+        ],
+    )
+    def test_errors(self, x, error):
+        stream = rnnfast.stream(rnnfast.LSTM(4, 6), 2, embedding=torch.randn(5, 4))
+        with pytest.raises(error, match="^x must"):
+            stream.step(x)
+
+    @pytest.mark.parametrize(
+        ("embedding", "error"),
+        [
+            (torch.randn(5, 3), ValueError),
+            (torch.randn(4), ValueError),
+            (torch.randn(0, 4), ValueError),
+            (torch.randn(5, 4).double(), TypeError),
+            (nn.Embedding(5, 4), TypeError),
+            (torch.randn(5, 4, device="meta"), ValueError),
+        ],
+        ids=["size", "dimensions", "rows", "dtype", "type", "device"],
+    )
+    def test_what_is_no_embedding(self, embedding, error):
+        with pytest.raises(error, match="^embedding must"):
+            rnnfast.stream(rnnfast.LSTM(4, 6), embedding=embedding)
+
+
 class TestState:
     @every_form
     def test_round_trip(self, build):
