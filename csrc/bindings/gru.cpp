@@ -4,8 +4,8 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/gru.h"
 #include "bindings/host.h"
-#include "bindings/layer.h"
 
 namespace rnnfast {
 namespace {
@@ -13,48 +13,25 @@ namespace {
 constexpr int64_t kGates = 3;
 constexpr int64_t kKeptGates = 4;
 
-using Forward = std::tuple<Tensor, Tensor, Tensor>;
-using Inference = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& weight_ih,
-                    const Tensor& weight_hh, const OptionalTensor& bias_ih,
-                    const OptionalTensor& bias_hh, const OptionalTensor& batch_sizes,
-                    bool reset_after, bool batch_first, bool reverse, const std::string& precision,
-                    bool keep) {
-  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, std::nullopt,
-                    batch_sizes, batch_first);
+GruResults run_forward(const GruCall& call, bool keep) {
+  const Layer layer = call.layer();
   Tensor output = layer.empty_sequence(layer.hidden_size);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
   Tensor gates = keep ? layer.empty_sequence(kKeptGates * layer.hidden_size) : output;
 
   GruForward args{};
   layer.fill(args);
-  args.reverse = reverse;
-  args.reset_after = reset_after;
+  args.reverse = call.reverse;
+  args.reset_after = call.reset_after;
   args.bias_ih = pointer(layer.bias_ih);
   args.bias_hh = pointer(layer.bias_hh);
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
   args.gates = pointer_if(keep, gates);
-  cpu_kernels(layer, precision).gru_forward(Host().runtime(), &args);
+  cpu_kernels(layer, call.precision).gru_forward(Host().runtime(), &args);
   return {output, h_n, gates};
-}
-
-Forward gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, OptionalTensor batch_sizes, bool reset_after, bool batch_first,
-            bool reverse, std::string precision) {
-  return run_forward("rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     batch_sizes, reset_after, batch_first, reverse, precision, true);
-}
-
-Inference gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
-                        OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor batch_sizes,
-                        bool reset_after, bool batch_first, bool reverse, std::string precision) {
-  const auto [output, h_n, gates] =
-      run_forward("rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  batch_sizes, reset_after, batch_first, reverse, precision, false);
-  return {output, h_n};
 }
 
 Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
@@ -90,7 +67,6 @@ Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
 }  // namespace rnnfast
 
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
-  m.impl("gru", TORCH_BOX(&rnnfast::gru));
-  m.impl("gru_inference", TORCH_BOX(&rnnfast::gru_inference));
+  rnnfast::GruOps<rnnfast::run_forward>::add_to(m);
   m.impl("gru_backward", TORCH_BOX(&rnnfast::gru_backward));
 }

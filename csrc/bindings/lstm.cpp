@@ -5,37 +5,27 @@
 #include <tuple>
 
 #include "bindings/host.h"
-#include "bindings/layer.h"
+#include "bindings/lstm.h"
 
 namespace rnnfast {
 namespace {
 
 constexpr int64_t kGates = 4;
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-using Inference = std::tuple<Tensor, Tensor, Tensor>;
-using Cells = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-enum class Keep { nothing, cells, all };
-
-Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
-                    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse,
-                    const std::string& precision, Keep keep) {
-  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
-                    batch_sizes, batch_first);
+LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
+  const Layer layer = call.layer();
   const int64_t hidden = layer.hidden_size, size = layer.state_size;
-  const Tensor c_first = layer.checked("c_0", c_0, {layer.batch, hidden});
+  const Tensor c_first = layer.checked("c_0", call.c_0, {layer.batch, hidden});
   Tensor output = layer.empty_sequence(size);
   Tensor h_n = layer.empty({layer.batch, size}), c_n = layer.empty({layer.batch, hidden});
-  Tensor gates = keep == Keep::all ? layer.empty_sequence(kGates * hidden) : output;
-  Tensor cells = keep != Keep::nothing ? layer.empty_sequence(hidden) : output;
+  Tensor gates = keep == LstmKeep::all ? layer.empty_sequence(kGates * hidden) : output;
+  Tensor cells = keep != LstmKeep::nothing ? layer.empty_sequence(hidden) : output;
 
   LstmForward args{};
   layer.fill(args);
-  args.reverse = reverse;
+  args.reverse = call.reverse;
   args.proj_size = layer.weight_hr ? size : 0;
   args.weight_hr = pointer(layer.weight_hr);
   args.c_0 = c_first.const_data_ptr();
@@ -44,37 +34,10 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
   args.c_n = c_n.mutable_data_ptr();
-  args.gates = pointer_if(keep == Keep::all, gates);
-  args.cells = pointer_if(keep != Keep::nothing, cells);
-  cpu_kernels(layer, precision).lstm_forward(Host().runtime(), &args);
+  args.gates = pointer_if(keep == LstmKeep::all, gates);
+  args.cells = pointer_if(keep != LstmKeep::nothing, cells);
+  cpu_kernels(layer, call.precision).lstm_forward(Host().runtime(), &args);
   return {output, h_n, c_n, cells, gates};
-}
-
-Forward lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-             OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-             OptionalTensor batch_sizes, bool batch_first, bool reverse, std::string precision) {
-  return run_forward("rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     weight_hr, batch_sizes, batch_first, reverse, precision, Keep::all);
-}
-
-Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-                         OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                         OptionalTensor batch_sizes, bool batch_first, bool reverse,
-                         std::string precision) {
-  const auto [output, h_n, c_n, cells, gates] =
-      run_forward("rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
-                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, precision, Keep::nothing);
-  return {output, h_n, c_n};
-}
-
-Cells lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-                 OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                 OptionalTensor batch_sizes, bool batch_first, bool reverse,
-                 std::string precision) {
-  const auto [output, h_n, c_n, cells, gates] =
-      run_forward("rnnfast::lstm_cells", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  weight_hr, batch_sizes, batch_first, reverse, precision, Keep::cells);
-  return {output, h_n, c_n, cells};
 }
 
 Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
@@ -130,8 +93,6 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
 }  // namespace rnnfast
 
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
-  m.impl("lstm", TORCH_BOX(&rnnfast::lstm));
-  m.impl("lstm_inference", TORCH_BOX(&rnnfast::lstm_inference));
-  m.impl("lstm_cells", TORCH_BOX(&rnnfast::lstm_cells));
+  rnnfast::LstmOps<rnnfast::run_forward>::add_to(m);
   m.impl("lstm_backward", TORCH_BOX(&rnnfast::lstm_backward));
 }

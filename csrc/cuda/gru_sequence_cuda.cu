@@ -170,29 +170,6 @@ struct GruCell {
 
 }  // namespace
 
-template <class P>
-cudaError_t gru_sequence_cuda(const GruSequenceCuda* args, int32_t directions,
-                              const SequencePlan* plan, void* workspace, cudaStream_t stream) {
-  return sequence_forward<GruCell, P>(args, directions, *plan, workspace, stream);
-}
-
-template <class P>
-cudaError_t gru_sequence_backward_cuda(const GruSequenceBackwardCuda* args, int32_t directions,
-                                       const SequencePlan* plan, void* workspace,
-                                       cudaStream_t stream) {
-  return sequence_backward<GruCell, P>(args, directions, *plan, workspace, stream);
-}
-
-#define RNNFAST_INSTANTIATE(P)                                                                    \
-  template cudaError_t gru_sequence_cuda<P>(const GruSequenceCuda*, int32_t, const SequencePlan*, \
-                                            void*, cudaStream_t);                                 \
-  template cudaError_t gru_sequence_backward_cuda<P>(const GruSequenceBackwardCuda*, int32_t,     \
-                                                     const SequencePlan*, void*, cudaStream_t);
-RNNFAST_INSTANTIATE(float)
-RNNFAST_INSTANTIATE(double)
-RNNFAST_INSTANTIATE(Tf32)
-RNNFAST_INSTANTIATE(__half)
-RNNFAST_INSTANTIATE(__nv_bfloat16)
-#undef RNNFAST_INSTANTIATE
+RNNFAST_SEQUENCE(GruCell)
 
 }  // namespace rnnfast

@@ -1,19 +1,15 @@
-// Contract of the CUDA GRU over a whole sequence: one layer, one direction or both.
+// Contract of the CUDA GRU over a whole sequence, launched by sequence_cuda.h.
 //
-// Equations of both forms, gate order and letters: ../gru.h. P, args and directions, plan,
-// workspace, memory, streams, errors and accuracy: lstm_sequence_cuda.h. The hidden bias is an
-// argument of its own, not a part of gates_x, because the form with the reset after the product
-// multiplies its third part by r.
+// Equations of both forms, gate order and letters: ../gru.h. gates_x = input weight_ih^T + bias_ih.
+// The hidden bias is an argument of its own, not a part of gates_x, because the form with the reset
+// after the product multiplies its third part by r.
 //
 // A step of the form with the reset before the product needs two barriers, since n's product takes
-// r * h_{t-1} of every unit: it always goes step by step, whatever the plan.
+// r * h_{t-1} of every unit: it always goes step by step, whatever the plan, and its backward needs
+// a workspace of at least N H elements.
 #pragma once
 
-#include <cuda_runtime.h>
 #include <stdint.h>
-
-#include "cuda/sequence_plan.h"
-#include "cuda/tf32.h"
 
 namespace rnnfast {
 
@@ -60,14 +56,5 @@ struct GruSequenceBackwardCuda {
   void* grad_h_0;            // [N, H]      may not alias what is read
 };
 // clang-format on
-
-// Without reset_after, backward needs a workspace of at least N H elements, whatever the plan says.
-template <class P>
-cudaError_t gru_sequence_cuda(const GruSequenceCuda* args, int32_t directions,
-                              const SequencePlan* plan, void* workspace, cudaStream_t stream);
-template <class P>
-cudaError_t gru_sequence_backward_cuda(const GruSequenceBackwardCuda* args, int32_t directions,
-                                       const SequencePlan* plan, void* workspace,
-                                       cudaStream_t stream);
 
 }  // namespace rnnfast

@@ -168,29 +168,6 @@ struct LstmCell {
 
 }  // namespace
 
-template <class P>
-cudaError_t lstm_sequence_cuda(const LstmSequenceCuda* args, int32_t directions,
-                               const SequencePlan* plan, void* workspace, cudaStream_t stream) {
-  return sequence_forward<LstmCell, P>(args, directions, *plan, workspace, stream);
-}
-
-template <class P>
-cudaError_t lstm_sequence_backward_cuda(const LstmSequenceBackwardCuda* args, int32_t directions,
-                                        const SequencePlan* plan, void* workspace,
-                                        cudaStream_t stream) {
-  return sequence_backward<LstmCell, P>(args, directions, *plan, workspace, stream);
-}
-
-#define RNNFAST_INSTANTIATE(P)                                                                  \
-  template cudaError_t lstm_sequence_cuda<P>(const LstmSequenceCuda*, int32_t,                  \
-                                             const SequencePlan*, void*, cudaStream_t);         \
-  template cudaError_t lstm_sequence_backward_cuda<P>(const LstmSequenceBackwardCuda*, int32_t, \
-                                                      const SequencePlan*, void*, cudaStream_t);
-RNNFAST_INSTANTIATE(float)
-RNNFAST_INSTANTIATE(double)
-RNNFAST_INSTANTIATE(Tf32)
-RNNFAST_INSTANTIATE(__half)
-RNNFAST_INSTANTIATE(__nv_bfloat16)
-#undef RNNFAST_INSTANTIATE
+RNNFAST_SEQUENCE(LstmCell)
 
 }  // namespace rnnfast

@@ -103,29 +103,6 @@ struct RnnCell {
 
 }  // namespace
 
-template <class P>
-cudaError_t rnn_sequence_cuda(const RnnSequenceCuda* args, int32_t directions,
-                              const SequencePlan* plan, void* workspace, cudaStream_t stream) {
-  return sequence_forward<RnnCell, P>(args, directions, *plan, workspace, stream);
-}
-
-template <class P>
-cudaError_t rnn_sequence_backward_cuda(const RnnSequenceBackwardCuda* args, int32_t directions,
-                                       const SequencePlan* plan, void* workspace,
-                                       cudaStream_t stream) {
-  return sequence_backward<RnnCell, P>(args, directions, *plan, workspace, stream);
-}
-
-#define RNNFAST_INSTANTIATE(P)                                                                    \
-  template cudaError_t rnn_sequence_cuda<P>(const RnnSequenceCuda*, int32_t, const SequencePlan*, \
-                                            void*, cudaStream_t);                                 \
-  template cudaError_t rnn_sequence_backward_cuda<P>(const RnnSequenceBackwardCuda*, int32_t,     \
-                                                     const SequencePlan*, void*, cudaStream_t);
-RNNFAST_INSTANTIATE(float)
-RNNFAST_INSTANTIATE(double)
-RNNFAST_INSTANTIATE(Tf32)
-RNNFAST_INSTANTIATE(__half)
-RNNFAST_INSTANTIATE(__nv_bfloat16)
-#undef RNNFAST_INSTANTIATE
+RNNFAST_SEQUENCE(RnnCell)
 
 }  // namespace rnnfast

@@ -1,15 +1,9 @@
-// Contract of the CUDA plain RNN (tanh or relu) over a whole sequence: one layer, one direction or
-// both.
+// Contract of the CUDA plain RNN (tanh or relu) over a whole sequence, launched by sequence_cuda.h.
 //
-// Equation and letters: ../rnn.h. P, args and directions, plan, workspace, memory, streams, errors,
-// accuracy and the products that are the caller's: lstm_sequence_cuda.h.
+// Equation and letters: ../rnn.h. gates_x = input weight_ih^T + bias_ih + bias_hh.
 #pragma once
 
-#include <cuda_runtime.h>
 #include <stdint.h>
-
-#include "cuda/sequence_plan.h"
-#include "cuda/tf32.h"
 
 namespace rnnfast {
 
@@ -46,13 +40,5 @@ struct RnnSequenceBackwardCuda {
   void* grad_h_0;            // [N, H]      may not alias what is read
 };
 // clang-format on
-
-template <class P>
-cudaError_t rnn_sequence_cuda(const RnnSequenceCuda* args, int32_t directions,
-                              const SequencePlan* plan, void* workspace, cudaStream_t stream);
-template <class P>
-cudaError_t rnn_sequence_backward_cuda(const RnnSequenceBackwardCuda* args, int32_t directions,
-                                       const SequencePlan* plan, void* workspace,
-                                       cudaStream_t stream);
 
 }  // namespace rnnfast

@@ -43,6 +43,7 @@
 #include <type_traits>
 
 #include "cuda/intrinsics.cuh"
+#include "cuda/sequence_cuda.h"
 #include "cuda/sequence_device_cuda.h"
 #include "cuda/sequence_plan.h"
 #include "cuda/step_tile.cuh"
@@ -563,4 +564,38 @@ cudaError_t sequence_backward(const typename Cell::Backward* args, int32_t direc
 }
 
 }  // namespace
+
+// The cell whose Args these are.
+template <class Args>
+struct CellOf;
+
+template <class P, class Args>
+cudaError_t sequence_cuda(const Args* args, int32_t directions, const SequencePlan* plan,
+                          void* workspace, cudaStream_t stream) {
+  using Cell = typename CellOf<Args>::type;
+  if constexpr (std::is_same<Args, typename Cell::Forward>::value) {
+    return sequence_forward<Cell, P>(args, directions, *plan, workspace, stream);
+  } else {
+    return sequence_backward<Cell, P>(args, directions, *plan, workspace, stream);
+  }
+}
+
+// Makes the launcher of a cell, forward and backward, for every P.
+#define RNNFAST_SEQUENCE_FOR(Args, P)                                                     \
+  template cudaError_t sequence_cuda<P>(const Args*, int32_t, const SequencePlan*, void*, \
+                                        cudaStream_t);
+#define RNNFAST_SEQUENCE_OF(Cell, Args) \
+  template <>                           \
+  struct CellOf<Args> {                 \
+    using type = Cell;                  \
+  };                                    \
+  RNNFAST_SEQUENCE_FOR(Args, float)     \
+  RNNFAST_SEQUENCE_FOR(Args, double)    \
+  RNNFAST_SEQUENCE_FOR(Args, Tf32)      \
+  RNNFAST_SEQUENCE_FOR(Args, __half)    \
+  RNNFAST_SEQUENCE_FOR(Args, __nv_bfloat16)
+#define RNNFAST_SEQUENCE(Cell)             \
+  RNNFAST_SEQUENCE_OF(Cell, Cell::Forward) \
+  RNNFAST_SEQUENCE_OF(Cell, Cell::Backward)
+
 }  // namespace rnnfast

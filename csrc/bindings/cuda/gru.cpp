@@ -5,6 +5,7 @@
 #include "bindings/cuda/launch.h"
 #include "bindings/cuda/ops.h"
 #include "bindings/cuda/products.h"
+#include "bindings/gru.h"
 #include "cuda/gru_sequence_cuda.h"
 
 namespace rnnfast {
@@ -13,30 +14,23 @@ namespace {
 constexpr int64_t kGates = 3;
 constexpr int64_t kKeptGates = 4;
 
-using Forward = std::tuple<Tensor, Tensor, Tensor>;
-using Inference = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& weight_ih,
-                    const Tensor& weight_hh, const OptionalTensor& bias_ih,
-                    const OptionalTensor& bias_hh, const OptionalTensor& batch_sizes,
-                    bool reset_after, bool batch_first, bool reverse,
-                    const std::string& precision_name, bool keep) {
-  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, std::nullopt,
-                    batch_sizes, batch_first);
-  const Precision precision = served_precision(layer, precision_name);
+GruResults run_forward(const GruCall& call, bool keep) {
+  const Layer layer = call.layer();
+  const Precision precision = served_precision(layer, call.precision);
   const int64_t hidden = layer.hidden_size;
   const Tensor gates_x = input_projection(layer, layer.bias_ih, precision);
   Tensor output = layer.empty_sequence(hidden), h_n = layer.empty({layer.batch, hidden});
   // Without reset_after a step needs its gates even where they are not kept.
-  const bool one_step = !keep && !reset_after;
+  const bool one_step = !keep && !call.reset_after;
   Tensor gates = keep       ? layer.empty_sequence(kKeptGates * hidden)
                  : one_step ? layer.empty({layer.batch, kKeptGates * hidden})
                             : output;
 
   GruSequenceCuda args{};
-  fill_sequence(layer, reverse, args);
-  args.reset_after = reset_after;
+  fill_sequence(layer, call.reverse, args);
+  args.reset_after = call.reset_after;
   args.gates_x = gates_x.const_data_ptr();
   args.gates_x_time = layer.time_stride(kGates * hidden);
   args.gates_x_row = layer.row_stride(kGates * hidden);
@@ -49,26 +43,8 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.gates = pointer_if(keep || one_step, gates);
   args.gates_time = one_step ? 0 : layer.time_stride(kKeptGates * hidden);
   args.gates_row = one_step ? kKeptGates * hidden : layer.row_stride(kKeptGates * hidden);
-  launch_sequence(layer, kGates, false, precision, 0, [&](auto operand, auto... where) {
-    return gru_sequence_cuda<decltype(operand)>(&args, 1, where...);
-  });
+  launch_sequence(layer, kGates, false, precision, args);
   return {output, h_n, gates};
-}
-
-Forward gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, OptionalTensor batch_sizes, bool reset_after, bool batch_first,
-            bool reverse, std::string precision) {
-  return run_forward("rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     batch_sizes, reset_after, batch_first, reverse, precision, true);
-}
-
-Inference gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
-                        OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor batch_sizes,
-                        bool reset_after, bool batch_first, bool reverse, std::string precision) {
-  const auto [output, h_n, gates] =
-      run_forward("rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  batch_sizes, reset_after, batch_first, reverse, precision, false);
-  return {output, h_n};
 }
 
 // Gradient of weight_hh where the reset gate acts before the product: what n's third multiplies is
@@ -119,9 +95,7 @@ Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   args.grad_gates_x_row = args.grad_gates_h_row = layer.row_stride(kGates * hidden);
   args.grad_gates_h = pointer_if(reset_after, grad_gates_h);
   const int64_t scratch = reset_after ? 0 : layer.batch * hidden * int64_t{sizeof(double)};
-  launch_sequence(layer, kGates, true, precision, scratch, [&](auto operand, auto... where) {
-    return gru_sequence_backward_cuda<decltype(operand)>(&args, 1, where...);
-  });
+  launch_sequence(layer, kGates, true, precision, args, scratch);
 
   const Tensor none = layer.empty({0});
   const Tensor grad_x = matrix(grad_gates_x), grad_h = matrix(grad_gates_h);
@@ -148,8 +122,7 @@ Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
 }  // namespace
 
 void register_gru_cuda(Registry& m) {
-  m.impl("gru", TORCH_BOX(&gru));
-  m.impl("gru_inference", TORCH_BOX(&gru_inference));
+  GruOps<run_forward>::add_to(m);
   m.impl("gru_backward", TORCH_BOX(&gru_backward));
 }
 

@@ -8,8 +8,8 @@
 
 #include "bindings/cuda/device.h"
 #include "bindings/layer.h"
+#include "cuda/sequence_cuda.h"
 #include "cuda/sequence_device_cuda.h"
-#include "cuda/tf32.h"
 
 namespace rnnfast {
 
@@ -43,11 +43,11 @@ void fill_sequence_gradients(const std::optional<SequenceView>& grad_output,
   args.grad_h_0 = grad_h_0.mutable_data_ptr();
 }
 
-// Calls launch(operand, plan, workspace, stream) with a value of the operands' type, on the layer's
-// device. The workspace has as many bytes as the plan asks for, at least `least_workspace`.
-template <class Launch>
+// Launches the cell of these args on the layer's device, with operands of that precision. The
+// workspace has as many bytes as the plan asks for, at least `least_workspace`.
+template <class Args>
 void launch_sequence(const Layer& layer, int32_t gates, bool backward, Precision precision,
-                     int64_t least_workspace, Launch launch) {
+                     const Args& args, int64_t least_workspace = 0) {
   const Tensor& input = layer.input.tensor;
   const TensorDevice device(input);
   const auto check = [&](cudaError_t error) {
@@ -60,7 +60,8 @@ void launch_sequence(const Layer& layer, int32_t gates, bool backward, Precision
         {layer.batch, layer.hidden_size, gates, sizeof(operand), backward, 1}, limits);
     const int64_t bytes = std::max(plan.workspace_bytes, least_workspace);
     const Tensor workspace = new_tensor(input, {ceil_divide(bytes, sizeof(float))});
-    check(launch(operand, &plan, workspace.mutable_data_ptr(), current_stream(input)));
+    check(sequence_cuda<decltype(operand)>(&args, 1, &plan, workspace.mutable_data_ptr(),
+                                           current_stream(input)));
   };
   if (input.scalar_type() == torch::headeronly::ScalarType::Double) return with(double());
   switch (precision) {

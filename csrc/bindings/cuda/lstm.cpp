@@ -5,6 +5,7 @@
 #include "bindings/cuda/launch.h"
 #include "bindings/cuda/ops.h"
 #include "bindings/cuda/products.h"
+#include "bindings/lstm.h"
 #include "cuda/lstm_sequence_cuda.h"
 
 namespace rnnfast {
@@ -12,30 +13,20 @@ namespace {
 
 constexpr int64_t kGates = 4;
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-using Inference = std::tuple<Tensor, Tensor, Tensor>;
-using Cells = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-enum class Keep { nothing, cells, all };
-
-Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
-                    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-                    const OptionalTensor& batch_sizes, bool batch_first, bool reverse,
-                    const std::string& precision_name, Keep keep) {
-  const Layer layer(op, kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr,
-                    batch_sizes, batch_first);
-  const Precision precision = served_precision(layer, precision_name);
+LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
+  const Layer layer = call.layer();
+  const Precision precision = served_precision(layer, call.precision);
   const int64_t hidden = layer.hidden_size;
-  const Tensor c_first = layer.checked("c_0", c_0, {layer.batch, hidden});
+  const Tensor c_first = layer.checked("c_0", call.c_0, {layer.batch, hidden});
   Tensor gates = input_projection(layer, both_biases(layer), precision);
   Tensor output = layer.empty_sequence(hidden);
   Tensor h_n = layer.empty({layer.batch, hidden}), c_n = layer.empty({layer.batch, hidden});
-  Tensor cells = keep != Keep::nothing ? layer.empty_sequence(hidden) : output;
+  Tensor cells = keep != LstmKeep::nothing ? layer.empty_sequence(hidden) : output;
 
   LstmSequenceCuda args{};
-  fill_sequence(layer, reverse, args);
+  fill_sequence(layer, call.reverse, args);
   args.gates_x = gates.const_data_ptr();
   args.gates_x_time = args.gates_time = layer.time_stride(kGates * hidden);
   args.gates_x_row = args.gates_row = layer.row_stride(kGates * hidden);
@@ -46,39 +37,10 @@ Forward run_forward(const char* op, const Tensor& input, const Tensor& h_0, cons
   args.output_row = args.cells_row = layer.row_stride(hidden);
   args.h_n = h_n.mutable_data_ptr();
   args.c_n = c_n.mutable_data_ptr();
-  args.gates = pointer_if(keep == Keep::all, gates);
-  args.cells = pointer_if(keep != Keep::nothing, cells);
-  launch_sequence(layer, kGates, false, precision, 0, [&](auto operand, auto... where) {
-    return lstm_sequence_cuda<decltype(operand)>(&args, 1, where...);
-  });
+  args.gates = pointer_if(keep == LstmKeep::all, gates);
+  args.cells = pointer_if(keep != LstmKeep::nothing, cells);
+  launch_sequence(layer, kGates, false, precision, args);
   return {output, h_n, c_n, cells, gates};
-}
-
-Forward lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-             OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-             OptionalTensor batch_sizes, bool batch_first, bool reverse, std::string precision) {
-  return run_forward("rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                     weight_hr, batch_sizes, batch_first, reverse, precision, Keep::all);
-}
-
-Inference lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-                         OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                         OptionalTensor batch_sizes, bool batch_first, bool reverse,
-                         std::string precision) {
-  const auto [output, h_n, c_n, cells, gates] =
-      run_forward("rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
-                  bias_hh, weight_hr, batch_sizes, batch_first, reverse, precision, Keep::nothing);
-  return {output, h_n, c_n};
-}
-
-Cells lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
-                 OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-                 OptionalTensor batch_sizes, bool batch_first, bool reverse,
-                 std::string precision) {
-  const auto [output, h_n, c_n, cells, gates] =
-      run_forward("rnnfast::lstm_cells", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                  weight_hr, batch_sizes, batch_first, reverse, precision, Keep::cells);
-  return {output, h_n, c_n, cells};
 }
 
 Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
@@ -117,9 +79,7 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
   args.grad_c_n = pointer(grad_c_last);
   args.grad_gates = grad_gates.mutable_data_ptr();
   args.grad_c_0 = grad_c_0.mutable_data_ptr();
-  launch_sequence(layer, kGates, true, precision, 0, [&](auto operand, auto... where) {
-    return lstm_sequence_backward_cuda<decltype(operand)>(&args, 1, where...);
-  });
+  launch_sequence(layer, kGates, true, precision, args);
 
   Gradients gradients = layer.empty_gradients(kGates, false, false);
   const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, precision);
@@ -143,9 +103,7 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
 }  // namespace
 
 void register_lstm_cuda(Registry& m) {
-  m.impl("lstm", TORCH_BOX(&lstm));
-  m.impl("lstm_inference", TORCH_BOX(&lstm_inference));
-  m.impl("lstm_cells", TORCH_BOX(&lstm_cells));
+  LstmOps<run_forward>::add_to(m);
   m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
 }
 

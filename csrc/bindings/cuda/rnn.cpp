@@ -33,9 +33,7 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
   args.gates_x_row = args.output_row = layer.row_stride(layer.hidden_size);
   args.h_0 = layer.h_0.const_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
-  launch_sequence(layer, kGates, false, precision, 0, [&](auto operand, auto... where) {
-    return rnn_sequence_cuda<decltype(operand)>(&args, 1, where...);
-  });
+  launch_sequence(layer, kGates, false, precision, args);
   return {output, h_n};
 }
 
@@ -61,9 +59,7 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   args.output_time = args.grad_gates_time = layer.time_stride(hidden);
   args.output_row = args.grad_gates_row = layer.row_stride(hidden);
   args.grad_gates = grad_gates.mutable_data_ptr();
-  launch_sequence(layer, kGates, true, precision, 0, [&](auto operand, auto... where) {
-    return rnn_sequence_backward_cuda<decltype(operand)>(&args, 1, where...);
-  });
+  launch_sequence(layer, kGates, true, precision, args);
 
   const Tensor none = layer.empty({0});
   const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, precision);

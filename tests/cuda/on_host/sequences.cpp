@@ -30,7 +30,7 @@ extern "C" int cooperative_launches() { return device.cooperative_launches; }
 #define EXPORT_FOR(launcher, Args, P, suffix)                                         \
   extern "C" int launcher##_##suffix(const rnnfast::Args* args, int directions,       \
                                      const rnnfast::SequencePlan* plan, void* work) { \
-    return rnnfast::launcher##_cuda<P>(args, directions, plan, work, nullptr);        \
+    return rnnfast::sequence_cuda<P>(args, directions, plan, work, nullptr);          \
   }
 #define EXPORT(launcher, Args)                    \
   EXPORT_FOR(launcher, Args, float, float32)      \
