@@ -8,11 +8,12 @@ and libraries of the torch that is installed, and link both into rnnfast._C. The
 torch's stable ABI as of TORCH_TARGET, so what is built here loads in that torch and any later one.
 rnnfast._eager, csrc/bindings/eager, makes short calls cheaper and is bound to the very torch it was
 built with; under another it is left unused. rnnfast._cuda, csrc/bindings/cuda, is made where
-csrc/cuda was compiled, and loaded under CUDA builds of torch.
+csrc/cuda is compiled, and loaded under CUDA builds of torch.
 
 Environment variables:
-    RNNFAST_CUDA: `auto` (default: compile csrc/cuda when nvcc is on PATH or in CUDA_HOME), `1` (it
-        is an error if nvcc is missing) or `0` (never). No GPU is needed.
+    RNNFAST_CUDA: `auto` (default: compile csrc/cuda where torch is a CUDA build and nvcc is on PATH
+        or in CUDA_HOME), `1` (always; it is an error if nvcc is missing) or `0` (never). No GPU is
+        needed.
     RNNFAST_CUDA_ARCHS: what to compile csrc/cuda for, default `80;90;100`.
     RNNFAST_WERROR: `1` treats compiler warnings as errors.
     MAX_JOBS: how many compilers run at once, default all cores.
@@ -49,11 +50,23 @@ if int(setuptools.__version__.split(".")[0]) < SETUPTOOLS_NEEDED:
 if torch.__version__ < TORCH_TARGET:
     sys.exit(f"rnnfast's build needs torch 2.10 or later, found {torch.__version__}.")
 
+
+def compiles_cuda() -> bool:
+    wanted = os.environ.get("RNNFAST_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f"RNNFAST_CUDA must be auto, 0 or 1, got {wanted!r}.")
+    toolkits = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    places = [*(os.path.join(place, "bin") for place in toolkits if place), os.environ["PATH"]]
+    found = shutil.which("nvcc", path=os.pathsep.join(places)) is not None
+    return wanted == "1" or (wanted == "auto" and found and torch.version.cuda is not None)
+
+
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
 KERNELS = BUILD / f"kernels-{sysconfig.get_platform()}"
 BINDINGS = BUILD / f"bindings-{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
 WERROR = os.environ.get("RNNFAST_WERROR", "0") == "1"
+CUDA = compiles_cuda()
 
 # cmake and ninja may be the packages from PyPI, in an environment that is not activated.
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
@@ -65,7 +78,7 @@ def build_kernels() -> None:
     if not (cmake and ninja):
         sys.exit("rnnfast's build needs cmake and ninja: pip install cmake ninja.")
     definitions = {
-        "RNNFAST_CUDA": os.environ.get("RNNFAST_CUDA", "auto"),
+        "RNNFAST_CUDA": "ON" if CUDA else "OFF",
         "RNNFAST_CUDA_ARCHS": os.environ.get("RNNFAST_CUDA_ARCHS", ""),
         "RNNFAST_WERROR": "ON" if WERROR else "OFF",
         # The one that CMake remembers may have gone with an isolated build environment.
@@ -126,28 +139,17 @@ major, minor = TORCH_TARGET
 STABLE_ABI = ("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000")
 
 
-def cuda_extensions() -> list[CppExtension]:
-    """rnnfast._cuda where CMakeLists.txt compiles csrc/cuda, by the same rule.
-
-    Next to a CPU build of torch it is compiled all the same, and never loaded.
-    """
-    toolkits = [
-        Path(os.environ[name], "bin") for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)
-    ]
-    places = os.pathsep.join([*map(str, toolkits), os.environ["PATH"]])
-    if os.environ.get("RNNFAST_CUDA") == "0" or shutil.which("nvcc", path=places) is None:
-        return []
-    return [
-        extension(
-            "rnnfast._cuda",
-            "bindings/cuda",
-            more_sources=["csrc/bindings/layer.cpp"],
-            define_macros=[STABLE_ABI, ("USE_CUDA", None)],
-            extra_objects=[str(KERNELS / "librnnfast_cuda.a")],
-            libraries=["dl", "rt", "pthread", *(["torch_cuda"] if torch.version.cuda else [])],
-        )
-    ]
-
+# Next to a CPU build of torch it can be compiled all the same, to see that it compiles.
+cuda_extensions = [
+    extension(
+        "rnnfast._cuda",
+        "bindings/cuda",
+        more_sources=["csrc/bindings/layer.cpp"],
+        define_macros=[STABLE_ABI, ("USE_CUDA", None)],
+        extra_objects=[str(KERNELS / "librnnfast_cuda.a")],
+        libraries=["dl", "rt", "pthread", *(["torch_cuda"] if torch.version.cuda else [])],
+    )
+]
 
 setuptools.setup(
     ext_modules=[
@@ -161,7 +163,7 @@ setuptools.setup(
             extra_objects=[str(KERNELS / "librnnfast_cpu.a")],
         ),
         extension("rnnfast._eager", "bindings/eager"),
-        *cuda_extensions(),
+        *(cuda_extensions if CUDA else []),
     ],
     cmdclass={"build_ext": BuildKernelsAndExtension},
 )
