@@ -128,6 +128,11 @@ def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot ask: it takes what is set meanwhile
+def _cudnn_allows_tf32() -> bool:
+    return torch.backends.cudnn.allow_tf32
+
+
 def product_precision(input: Tensor) -> str:
     """The operators' `precision` for a module's call with such input."""
     dtype = input.dtype
@@ -139,7 +144,7 @@ def product_precision(input: Tensor) -> str:
         return "bf16"
     if input.is_cuda and dtype == torch.float16:
         return "fp16"
-    if input.is_cuda and dtype == torch.float32 and torch.backends.cudnn.allow_tf32:
+    if input.is_cuda and dtype == torch.float32 and _cudnn_allows_tf32():
         return "tf32"
     return "fp32"
 

@@ -184,6 +184,12 @@ def test_precision_of_products_on_cuda(monkeypatch, dtype, tf32, precision, expe
         assert backend.product_precision(on_gpu(dtype)) == expected
 
 
+@pytest.mark.slow
+def test_torch_compile_may_ask_for_tf32():
+    compiled = torch.compile(lambda x: x + backend._cudnn_allows_tf32(), fullgraph=True)
+    assert compiled(torch.zeros(1)).item() == torch.backends.cudnn.allow_tf32
+
+
 def test_a_cpu_build_of_torch_has_no_kernels_for_cuda(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert not _extension.load_cuda_kernels()
