@@ -1,4 +1,4 @@
-# What a user or CI types. Every target but clean and gpu creates .venv and builds the extension if
+# What a user or CI types. Every target but clean, gpu and gpu-sanitize creates .venv and builds the extension if
 # needed; with nothing changed that costs nothing, since each step leaves a stamp in .venv. To start
 # afresh: make clean, and rm -r .venv for the environment too.
 
@@ -19,7 +19,7 @@ SOURCES     := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -not -na
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 EXTENSION   := $(wildcard rnnfast/_C*.so)
 
-.PHONY: build demo test test-slow bench lint format cuda-check gpu wheel clean
+.PHONY: build demo test test-slow bench lint format cuda-check gpu gpu-sanitize wheel clean
 
 build: $(VENV)/built
 
@@ -54,9 +54,9 @@ cuda-check: $(VENV)/requirements
 	RNNFAST_CUDA=1 RNNFAST_WERROR=1 $(BIN)/python setup.py build_ext --build-lib build/cuda-check
 
 # On a machine with a GPU: builds for it, runs the tests that need one and the benchmarks, of our
-# kernels first and then of what `auto` takes, in about nine minutes. Logs and CSVs end in $(OUT). GPU_PYTHON has a CUDA build of torch, pytest, what the
-# language models need and the build requirements; nothing is installed. Tests that fail do not keep
-# the benchmarks from running.
+# kernels first and then of what `auto` takes, in about nine minutes. Logs and CSVs end in $(OUT).
+# GPU_PYTHON has a CUDA build of torch, pytest, what the language models need and the build
+# requirements; nothing is installed. Tests that fail do not keep the benchmarks from running.
 GPU_PYTHON  ?= python3
 GPU_ARCHS   ?= 90a
 GPU_SECONDS ?= 100
@@ -80,6 +80,18 @@ gpu:
 			--output $(OUT)/gpu_language_model_step_$$backend.csv; \
 	done; \
 	[ -z "$$failed" ] || { echo "make gpu: failed:$$failed"; exit 1; }
+
+# There too: small shapes under the sanitizer of NVIDIA's toolkit, which makes them slow.
+gpu-sanitize:
+	@command -v compute-sanitizer >/dev/null || { echo 'make gpu-sanitize: needs compute-sanitizer on PATH'; exit 1; }
+	@mkdir -p $(OUT)
+	@failed=; for tool in memcheck racecheck; do \
+		CUBLAS_WORKSPACE_CONFIG=:4096:8 compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU_PYTHON) -m pytest \
+			-q -m cuda tests/cuda/test_sequence_on_device.py -k '7x3x8 or 3x17x33' \
+			>$(OUT)/$$tool.log 2>&1 || failed="$$failed $$tool"; \
+		tail -n 5 $(OUT)/$$tool.log; \
+	done; \
+	[ -z "$$failed" ] || { echo "make gpu-sanitize: failed:$$failed"; exit 1; }
 
 wheel: build
 	$(BIN)/python -m build --no-isolation --wheel

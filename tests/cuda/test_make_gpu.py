@@ -17,13 +17,15 @@ case "$*" in *"-m pytest"*) exit 1 ;; esac
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on PATH")
 
 
-def make_gpu(tmp_path: Path, python: str) -> subprocess.CompletedProcess:
-    tools = {"python-for-gpu": python, "nvcc": "#!/bin/sh\n"}
+def make_gpu(
+    tmp_path: Path, python: str, target: str = "gpu", **others: str
+) -> subprocess.CompletedProcess:
+    tools = {"python-for-gpu": python, "nvcc": "#!/bin/sh\n", **others}
     for name, text in tools.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    command = ["make", "-s", "gpu", "GPU_PYTHON=python-for-gpu"]
+    command = ["make", "-s", target, "GPU_PYTHON=python-for-gpu"]
     environment = {**os.environ, "PATH": path, "OUT": str(tmp_path / "out")}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -53,3 +55,13 @@ def test_a_test_that_fails_leaves_the_benchmarks_to_run(tmp_path):
         assert command in logs[log]
         script, backend = Path(command.split()[0]).stem, command.split()[-1]
         assert f"--output {tmp_path / 'out' / script}_{backend}.csv" in logs[log]
+
+
+def test_a_sanitizer_that_finds_something_is_named(tmp_path):
+    sanitizer = '#!/bin/sh\necho "given $*"\ncase "$*" in *racecheck*) exit 1 ;; esac\n'
+    result = make_gpu(tmp_path, PYTHON, "gpu-sanitize", **{"compute-sanitizer": sanitizer})
+    assert result.returncode != 0
+    assert result.stdout.splitlines()[-1] == "make gpu-sanitize: failed: racecheck"
+    for tool in ("memcheck", "racecheck"):
+        log = (tmp_path / "out" / f"{tool}.log").read_text()
+        assert log.startswith(f"given --tool {tool} --error-exitcode 1 python-for-gpu -m pytest")

@@ -39,6 +39,10 @@ CSRC = Path(__file__).parents[2] / "csrc"
 LARGE = [(60, 16, 768), (20, 65, 256), (5, 300, 512), (4, 8, 1500), (2, 20, 2500)]
 
 
+def size_name(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
 class Gpu(Host):
     """The launchers on the current device; tensors stay the caller's, on the CPU."""
 
@@ -76,7 +80,7 @@ def gpu(tmp_path_factory):
 
 @pytest.mark.parametrize("operand", OPERANDS)
 @pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
-@pytest.mark.parametrize("sizes", SIZES + LARGE, ids=str)
+@pytest.mark.parametrize("sizes", SIZES + LARGE, ids=size_name)
 def test_like_torch(gpu, cell, form, operand, sizes):
     if not form.get("reset_after", True) and operand != "float32":
         pytest.skip("step by step, this form computes in float32 whatever the operand")
