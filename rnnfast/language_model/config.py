@@ -220,7 +220,8 @@ class ModelConfig:
         embedding_size: units of the learned embedding. None: those of the first layer.
         reset_after: which form of the GRU: torch's and cuDNN's, or with False the original one.
         nonlinearity: ``"tanh"`` or ``"relu"``, of cell rnn.
-        single_bias: whether each gate has one bias in place of torch's two: ``bias_hh`` stays zero.
+        single_bias: whether each gate has one bias in place of torch's two, as in TensorFlow and
+            Keras: ``bias_ih`` starts at zero, ``bias_hh`` stays zero.
         tied: whether the softmax layer has the embedding's weights; sizes must agree.
         softmax: ``"full"``, or ``"adaptive"`` (Grave et al. 2017) for large vocabularies.
         cutoffs: ids at which the adaptive softmax's clusters begin, rising.

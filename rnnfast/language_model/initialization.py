@@ -27,11 +27,12 @@ def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 drawn.add(parameter)
                 _draw(module, name, parameter, config, generator)
     for layer in model.layers:
+        if config.single_bias:
+            layer.bias_ih_l0.zero_()
+            layer.bias_hh_l0.zero_()
         if config.forget_bias:
             forget = slice(layer.hidden_size, 2 * layer.hidden_size)
             layer.bias_ih_l0[forget] += config.forget_bias
-        if config.single_bias:
-            layer.bias_hh_l0.zero_()
 
 
 def _draw(

@@ -94,6 +94,14 @@ def test_the_second_bias_stays_zero_with_a_single_one():
         assert not layer.bias_hh_l0.any()
 
 
+@pytest.mark.parametrize("init", ["uniform", "normal", "torch", "embeddings"])
+def test_a_single_bias_starts_at_zero_but_for_the_forget_gate(init):
+    model = LanguageModel(V, ModelConfig(8, single_bias=True, init=init, forget_bias=1.0))
+    (layer,) = model.layers
+    assert layer.bias_ih_l0.tolist() == [0.0] * 8 + [1.0] * 8 + [0.0] * 16
+    assert not layer.bias_hh_l0.any()
+
+
 def test_tied_softmax_has_the_embeddings_weights_and_a_bias():
     model = LanguageModel(V, ModelConfig((24, 16), embedding_size=16, tied=True))
     assert model.output.weight is model.embedding.weight
