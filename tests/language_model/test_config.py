@@ -40,6 +40,7 @@ def test_presets_are_the_tutorials():
     assert set(names) <= set(PRESETS)
     for index, name in enumerate(names):
         model, training = PRESETS[name].model, PRESETS[name].training
+        assert model.single_bias and model.forget_bias == 0
         ours = {
             "init_scale": model.init_scale,
             "learning_rate": training.learning_rate,
@@ -68,7 +69,7 @@ def test_learning_rate_falls_after_the_first_epochs():
 
 def test_single_values_replace_those_of_a_preset():
     config = preset("medium").replace(hidden_size=100, batch_size=7, backend="torch", seed=3)
-    expected = ModelConfig(100, 2, dropout=0.5, init_scale=0.05, backend="torch")
+    expected = ModelConfig(100, 2, single_bias=True, dropout=0.5, init_scale=0.05, backend="torch")
     assert config.model == expected
     assert (config.training.batch_size, config.training.seed, config.training.epochs) == (7, 3, 39)
     assert PRESETS["medium"].model.hidden_size == 650
