@@ -7,13 +7,14 @@
 // num_embeddings. I may be 0, the others not. All tensors are contiguous.
 //
 // With an embedding, a step's input are ids, and what the layer needs of weight_ih is its product
-// with every row of the embedding, computed once: a step reads one row of it in place of all of weight_ih.
+// with every row of the embedding, computed once: a step reads one row of it in place of all of
+// weight_ih.
 //
-// Memory: a step allocates nothing. All that a packed layer needs is allocated when it is packed, by
-// the first of the two Runtimes; the second gives scratch memory.
-// Threading: through Runtime only; one step at a time of one packed layer, which holds scratch.
-// Accuracy: every sum in the order that it has in a sequence: a stream gives the bits of a sequence
-// of at least two steps on the same ISA.
+// Memory: a step allocates nothing. All that a packed layer needs is allocated when it is packed,
+// by the first of the two Runtimes; the second gives scratch memory. Threading: through Runtime
+// only; one step at a time of one packed layer, which holds scratch. Accuracy: every sum in the
+// order that it has in a sequence: a stream gives the bits of a sequence of at least two steps on
+// the same ISA.
 #pragma once
 
 #include "runtime.h"
