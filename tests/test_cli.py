@@ -148,7 +148,12 @@ def test_flags_count_more_than_the_file_and_the_file_more_than_the_preset(tmp_pa
     capsys.readouterr()
     config = Run.open(folder).config
     assert config.model == preset("test").model.__class__(
-        hidden_size=(6, 4), num_layers=None, cell="gru", reset_after=False, dropout=0.25
+        hidden_size=(6, 4),
+        num_layers=None,
+        cell="gru",
+        reset_after=False,
+        single_bias=True,
+        dropout=0.25,
     )
     assert (config.training.num_steps, config.training.batch_size) == (5, 4)
     assert config.training.max_grad_norm == preset("test").training.max_grad_norm

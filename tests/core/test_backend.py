@@ -179,7 +179,7 @@ def test_kernels_for_cuda_are_asked_for_by_name(monkeypatch, built):
     ],
 )
 def test_precision_of_products_on_cuda(monkeypatch, dtype, tf32, precision, expected):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    monkeypatch.setattr(backend, "_cudnn_allows_tf32", lambda: tf32)
     with backend.precision(precision):
         assert backend.product_precision(on_gpu(dtype)) == expected
 
