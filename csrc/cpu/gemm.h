@@ -26,6 +26,10 @@ namespace {
 constexpr int64_t kSumBlock = 32, kLongSumBlock = 64, kLongSum = 128;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxRows = 8;
+// Rows that pass by a panel together, in several tiles, and the height from which a tile has time
+// to ask for what comes after.
+constexpr int64_t kGroupRows = 48;
+constexpr int kRowsAhead = 3;
 
 // What rounding operands to bfloat16 costs is far above what the order of a sum does.
 constexpr int64_t kBf16SumBlock = 256;
@@ -234,12 +238,22 @@ Start<T> zero_start() {
   return {zeros, 0};
 }
 
+// What a tile asks the memory for while it multiplies: from `at` on, so many bytes for each lane.
+struct Ahead {
+  const char* at;
+  int64_t bytes;
+};
+
+// Nothing: what is there already.
+inline Ahead nothing_ahead(const void* here) { return {static_cast<const char*>(here), 0}; }
+
 // tile [rows][vectors][width] = start + a [rows, depth] * panel [depth][vectors][width], depth > 0,
 // summed in blocks of `block`; a_step leads from one group of a row to the next, panel_step from
 // one lane of a column to the next.
 template <class P, int vectors, int rows>
 void multiply_tile(int64_t depth, int64_t block, const P* const* a, int64_t a_step,
-                   const Sum<P>* panel, int64_t panel_step, Start<Sum<P>> start, Sum<P>* tile) {
+                   const Sum<P>* panel, int64_t panel_step, Ahead ahead, Start<Sum<P>> start,
+                   Sum<P>* tile) {
   typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
   const P* row[rows];
@@ -253,6 +267,10 @@ void multiply_tile(int64_t depth, int64_t block, const P* const* a, int64_t a_st
       for (int v = 0; v < vectors; ++v) sum[m][v] = Vec<T>{};
     int64_t at = 0;
     const auto add = [&](auto broadcast_at) __attribute__((always_inline)) {
+      if constexpr (rows >= kRowsAhead) {
+        __builtin_prefetch(ahead.at, 0, 2);
+        ahead.at += ahead.bytes;
+      }
       Vec<T> b[vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) b[v] = load(panel + v * width);
@@ -297,7 +315,7 @@ constexpr int max_rows(int64_t vectors) {
 
 template <class P>
 using TileKernel = void (*)(int64_t, int64_t, const P* const*, int64_t, const Sum<P>*, int64_t,
-                            Start<Sum<P>>, Sum<P>*);
+                            Ahead, Start<Sum<P>>, Sum<P>*);
 
 template <class P, int vectors>
 TileKernel<P> tile_kernel_of(int64_t rows) {
@@ -336,10 +354,22 @@ TileKernel<P> tile_kernel(int64_t vectors, int64_t rows) {
   }
 }
 
+// The sums of a group of rows.
 template <class T>
 struct alignas(64) Tile {
-  T at[kMaxRows * kMaxVectors * Vector<T>::width];
+  T at[kGroupRows * kMaxVectors * Vector<T>::width];
 };
+
+// Calls body(first, count) over [begin, end) in groups of nearly equal size.
+template <class Body>
+RNNFAST_INLINE void for_each_group(int64_t begin, int64_t end, const Body& body) {
+  const int64_t groups = ceil_div(end - begin, kGroupRows);
+  for (int64_t i = 0, first = begin; i < groups; ++i) {
+    const int64_t count = (end - first) / (groups - i);
+    body(first, count);
+    first += count;
+  }
+}
 
 // Calls body(first, count) over [begin, end) in tiles of nearly equal height for panels that wide.
 template <class Body>
@@ -420,10 +450,16 @@ struct Matrix {
   int64_t row_stride = 0;
   const T* last_panel = nullptr;  // and the last panel, which may end inside a vector, is packed
 
-  // tile = start + rows [first, first + count) of a, from a_offset on, times panel p.
+  // tile = start + rows [first, first + count) of a, from a_offset on, times panel p. A panel's
+  // share of block_depth() passes by all rows before the next, which they ask for meanwhile.
   void multiply(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
                 const Panels<T>& panels, int64_t p, Start<T> start, T* tile) const {
-    multiply_block(a, a_offset, first, count, panels, p, 0, depth, start, tile);
+    const int64_t block = block_depth();
+    for (int64_t k = 0; k == 0 || k < depth; k += block) {
+      multiply_block(a, a_offset, first, count, panels, p, k, min_of(depth, k + block), start,
+                     tile);
+      start = {tile, panels.vectors(p) * Vector<T>::width};
+    }
   }
 
   // tile += the same.
@@ -444,17 +480,28 @@ struct Matrix {
         memmove(tile + m * step, start.at + m * start.step, sizeof(T) * static_cast<size_t>(step));
       return;
     }
-    const P* rows[kMaxRows] = {};
-    for (int64_t m = 0; m < count; ++m) rows[m] = a[first + m] + a_offset + k_begin;
-    if constexpr (kGroup<P> == 1)
-      if (by_columns) return multiply_dots(rows, count, panels, p, start, tile);
     const T* panel = packed ? packed + panels.offset(groups<P>(depth), p) : last_panel;
     if (by_rows && p + 1 < panels.count) {
       panel = by_rows + panels.column(p, 0);
       step = row_stride;
     }
-    tile_kernel<P>(vectors, count)(k_end - k_begin, sum_block<P>(depth), rows, kGroup<P>,
-                                   panel + k_begin / kGroup<P> * step, step, start, tile);
+    panel += k_begin / kGroup<P> * step;
+    const int64_t lanes = groups<P>(k_end - k_begin);
+    const int64_t lane_bytes = packed ? step * static_cast<int64_t>(sizeof(T)) : 0;
+    const char* after = reinterpret_cast<const char*>(panel) + lanes * lane_bytes;
+    for_each_tile(0, count, vectors, [&](int64_t m, int64_t height) {
+      const P* rows[kMaxRows] = {};
+      for (int64_t i = 0; i < height; ++i) rows[i] = a[first + m + i] + a_offset + k_begin;
+      const Start<T> from{start.at + m * start.step, start.step};
+      T* to = tile + m * vectors * Vector<T>::width;
+      if constexpr (kGroup<P> == 1)
+        if (by_columns) return multiply_dots(rows, height, panels, p, from, to);
+      // Where there is one tile it has no time for more.
+      const int64_t ahead_bytes = height < count ? lane_bytes * height / count : 0;
+      const Ahead ahead{after + m * lanes * lane_bytes / count, ahead_bytes};
+      tile_kernel<P>(vectors, height)(k_end - k_begin, sum_block<P>(depth), rows, kGroup<P>, panel,
+                                      step, ahead, from, to);
+    });
   }
 
   // Into what depths a product with many rows is cut, so that a panel's share stays in the cache
@@ -644,6 +691,9 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
   for (int64_t p = 0; p < panels.count; ++p) {
     const int64_t vectors = panels.vectors(p);
     const T* panel = packed_b + panels.offset(groups<P>(depth), p);
+    const int64_t lane_bytes = vectors * width * static_cast<int64_t>(sizeof(T));
+    const int64_t panel_bytes = groups<P>(depth) * lane_bytes;
+    const char* after = reinterpret_cast<const char*>(panel) + panel_bytes;
     for_each_tile(0, columns, vectors, [&](int64_t first, int64_t count) {
       Tile<T> tile;
       const P* columns_of_a[kMaxRows];
@@ -653,9 +703,10 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
         for (int64_t v = 0; v < vectors; ++v)
           __builtin_prefetch(out + (first + m) * panels.columns + panels.column(p, v), 1);
       }
-      tile_kernel<P>(vectors, count)(depth, sum_block<P>(depth), columns_of_a,
-                                     kColumnBlock * kGroup<P>, panel, vectors * width,
-                                     zero_start<T>(), tile.at);
+      tile_kernel<P>(vectors, count)(
+          depth, sum_block<P>(depth), columns_of_a, kColumnBlock * kGroup<P>, panel,
+          vectors * width, {after + first * panel_bytes / columns, lane_bytes * count / columns},
+          zero_start<T>(), tile.at);
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v) {
           T* to = out + (first + m) * panels.columns + panels.column(p, v);

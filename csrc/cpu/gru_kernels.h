@@ -142,8 +142,7 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       }
     };
     for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t vectors = reset_after ? 3 : phase == 0 ? 2 : candidate.vectors(p);
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+      for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         if (reset_after)
           reset_after_tile(p, first, count);
         else if (phase == 0)

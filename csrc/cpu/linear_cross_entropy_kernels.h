@@ -89,10 +89,8 @@ struct CrossEntropyChunk {
     const int64_t vectors = panels.vectors(p), step = vectors * width;
     const int64_t column = panels.column(p, 0);
     alignas(64) T logits[kClassBlock * kMaxVectors * width];
-    for_each_tile(0, classes, vectors, [&](int64_t c, int64_t count) {
-      input_columns.multiply(matrix_rows(operand_rows, a.features), 0, c, count, panels, p,
-                             zero_start<T>(), logits + c * step);
-    });
+    input_columns.multiply(matrix_rows(operand_rows, a.features), 0, 0, classes, panels, p,
+                           zero_start<T>(), logits);
     if (bias)
       for (int64_t c = 0; c < classes; ++c)
         for (int64_t v = 0; v < vectors; ++v) {
@@ -228,8 +226,8 @@ struct CrossEntropyChunk {
           columns[m] = reinterpret_cast<const P*>(grouped + n + m);
         T* tile = input_sums + panels.offset(rows, p) + n * step;
         tile_kernel<P>(vectors, count)(depth, sum_block<P>(a.classes), columns, stride * kGroup<P>,
-                                       panel, step, low ? Start<T>{tile, step} : zero_start<T>(),
-                                       tile);
+                                       panel, step, nothing_ahead(panel),
+                                       low ? Start<T>{tile, step} : zero_start<T>(), tile);
       });
     }
   }

@@ -112,8 +112,9 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     row_end = min_of(row_end, steps.rows(s));
     if (phase == 0) {
       for (int64_t p = panel_begin; p < panel_end; ++p)
-        for_each_tile(row_begin, row_end, 4,
-                      [&](int64_t first, int64_t count) { gates_tile(s, gates, p, first, count); });
+        for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
+          gates_tile(s, gates, p, first, count);
+        });
     } else {
       multiply<P, T>(matrix_rows<const P>(unprojected, hidden), h.step_rows(s), row_begin, row_end,
                      projected, panel_begin, panel_end, weight_hr, nullptr);

@@ -46,7 +46,7 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
     const Rows<T> h_rows = h.step_rows(s);
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+      for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         if (walk.fused) {
           weight_ih.multiply(x_rows, 0, first, count, panels, p,

@@ -322,7 +322,7 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
     row_end = min_of(row_end, phase == 0 ? max_of(rows, rows_ahead) : rows);
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+      for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         const int64_t reached = max_of(0, min_of(count, rows_ahead - first));
         if (reached > 0)
