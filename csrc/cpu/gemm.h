@@ -456,8 +456,8 @@ struct Matrix {
                 const Panels<T>& panels, int64_t p, Start<T> start, T* tile) const {
     const int64_t block = block_depth();
     for (int64_t k = 0; k == 0 || k < depth; k += block) {
-      multiply_block(a, a_offset, first, count, panels, p, k, min_of(depth, k + block), start,
-                     tile);
+      multiply_block(a, a_offset, first, count, panels, p, k, min_of(depth, k + block), 0, count,
+                     start, tile);
       start = {tile, panels.vectors(p) * Vector<T>::width};
     }
   }
@@ -469,10 +469,11 @@ struct Matrix {
              tile);
   }
 
-  // The same for k in [k_begin, k_end); a block begins at a multiple of block_depth().
+  // The same for k in [k_begin, k_end); a block begins at a multiple of block_depth(). Of `all`
+  // rows that pass by it, `passed` did before these.
   void multiply_block(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
                       const Panels<T>& panels, int64_t p, int64_t k_begin, int64_t k_end,
-                      Start<T> start, T* tile) const {
+                      int64_t passed, int64_t all, Start<T> start, T* tile) const {
     const int64_t vectors = panels.vectors(p);
     int64_t step = vectors * Vector<T>::width;
     if (k_begin == k_end) {
@@ -497,8 +498,8 @@ struct Matrix {
       if constexpr (kGroup<P> == 1)
         if (by_columns) return multiply_dots(rows, height, panels, p, from, to);
       // Where there is one tile it has no time for more.
-      const int64_t ahead_bytes = height < count ? lane_bytes * height / count : 0;
-      const Ahead ahead{after + m * lanes * lane_bytes / count, ahead_bytes};
+      const int64_t ahead_bytes = height < all ? lane_bytes * height / all : 0;
+      const Ahead ahead{after + (passed + m) * lanes * lane_bytes / all, ahead_bytes};
       tile_kernel<P>(vectors, height)(k_end - k_begin, sum_block<P>(depth), rows, kGroup<P>, panel,
                                       step, ahead, from, to);
     });
@@ -592,7 +593,7 @@ void multiply(const Rows<const P>& a, const Rows<T>& out, int64_t row_begin, int
           body((m * vectors + v) * width, v, out[first + m] + panels.column(p, v));
     };
     for (int64_t k = 0; k == 0 || k < matrix.depth; k += block) {
-      for_each_tile(row_begin, row_end, vectors, [&](int64_t first, int64_t count) {
+      for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         Start<T> start = bias ? Start<T>{bias + panels.first(p) * width, 0} : zero_start<T>();
         if (k > 0) {
@@ -602,7 +603,7 @@ void multiply(const Rows<const P>& a, const Rows<T>& out, int64_t row_begin, int
           });
         }
         matrix.multiply_block(a, 0, first, count, panels, p, k, min_of(matrix.depth, k + block),
-                              start, tile.at);
+                              first - row_begin, row_end - row_begin, start, tile.at);
         for_each_vector(first, count, [&](int64_t at, int64_t v, T* to) {
           store_first(to, load(tile.at + at), panels.valid(p, v));
         });
