@@ -22,12 +22,13 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
   const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                     std::nullopt, batch_sizes, batch_first);
   const Precision precision = served_precision(layer, precision_name);
+  const bool relu = is_relu(layer.op, nonlinearity);
   Tensor output = input_projection(layer, both_biases(layer), precision);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
 
   RnnSequenceCuda args{};
   fill_sequence(layer, reverse, args);
-  args.relu = is_relu(layer.op, nonlinearity);
+  args.relu = relu;
   args.gates_x = args.output = output.mutable_data_ptr();
   args.gates_x_time = args.output_time = layer.time_stride(layer.hidden_size);
   args.gates_x_row = args.output_row = layer.row_stride(layer.hidden_size);
