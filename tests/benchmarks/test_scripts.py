@@ -1,10 +1,12 @@
 """The other scripts: a short run of each, and all of them as one command."""
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import report
 import scaling
 import text
 import variants
@@ -73,33 +75,39 @@ def test_text(tmp_path):
 
 
 def test_all_are_run_by_one_command(monkeypatch, capsys):
-    """With --smoke each script once; else each into its own file, and then the report."""
+    """Each script in a process of its own: with --smoke once, else into its own file, and then the
+    report. One that fails ends it."""
     scripts = ("layers", "packed", "variants", "quantized", "latency", "language_model_step")
     on_gpu = ("gpu", "gpu_language_model_step")
-    names = (*scripts, "sampling", "text", "scaling", *on_gpu, "tutorials", "report")
-    calls = []
-    for name in names:
-        module = __import__(name)
-        monkeypatch.setattr(
-            module, "main", lambda arguments, name=name: calls.append((name, arguments))
-        )
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--smoke"])
-    runpy.run_path(str(FOLDER), run_name="__main__")
-    assert calls == [(name, ["--smoke"]) for name in names[:-1]]
-    calls.clear()
-    monkeypatch.setattr(sys, "argv", ["benchmarks"])
-    runpy.run_path(str(FOLDER), run_name="__main__")
-    assert "tutorials" not in [name for name, _ in calls]
-    assert {name for name, _ in calls} == set(names) - {"tutorials"}
-    calls.clear()
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "packed", "layers_compiled"])
-    runpy.run_path(str(FOLDER), run_name="__main__")
-    (_, packed), (_, compiled), last = calls
+    names = (*scripts, "sampling", "text", "scaling", *on_gpu, "tutorials")
+    calls, reports, failing = [], [], ["text"]
+
+    def run(command: list[str]) -> subprocess.CompletedProcess:
+        interpreter, script, *arguments = command
+        name = Path(script).stem
+        assert interpreter == sys.executable and Path(script) == FOLDER / f"{name}.py"
+        calls.append((name, arguments))
+        return subprocess.CompletedProcess(command, int(name in failing))
+
+    def benchmarks(*arguments: str) -> None:
+        calls.clear()
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+        runpy.run_path(str(FOLDER), run_name="__main__")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(report, "main", reports.append)
+    with pytest.raises(SystemExit, match="text failed"):
+        benchmarks()
+    failing.clear()
+    benchmarks("--smoke")
+    assert calls == [(name, ["--smoke"]) for name in names] and not reports
+    benchmarks()
+    assert {name for name, _ in calls} == set(names) - {"tutorials"} and reports == [[]]
+    benchmarks("packed", "layers_compiled")
+    (_, packed), (_, compiled) = calls
     assert packed == ["--output", str(FOLDER / "results" / "packed.csv")]
     assert compiled[:2] == ["--peers", "torch.compile"]
     assert compiled[-1] == str(FOLDER / "results" / "layers_compiled.csv")
-    assert last == ("report", [])
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
     with pytest.raises(SystemExit):
-        runpy.run_path(str(FOLDER), run_name="__main__")
+        benchmarks("speed")
     assert "got speed" in capsys.readouterr().err
