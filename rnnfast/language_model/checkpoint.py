@@ -260,6 +260,8 @@ class Run:
 
     def _read_checkpoint(self, name: str) -> Checkpoint:
         tensors, metadata = self._read(name)
+        if "checkpoint" not in metadata:
+            raise CheckpointError(f"{self._path(name)} holds weights alone: no checkpoint")
         return _unflatten(tensors, json.loads(metadata["checkpoint"]))
 
     def _write(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:

@@ -386,3 +386,10 @@ def test_weights_without_metadata_are_refused(run):
     save_file(load_file(path), path)
     with pytest.raises(CheckpointError, match="best.safetensors is damaged"):
         Run.open(run.path).load_model()
+
+
+def test_weights_in_the_place_of_a_checkpoint_are_refused(run):
+    """The best weights alone, copied over the last checkpoint: whole, but not what is needed."""
+    (run.path / "last.safetensors").write_bytes((run.path / "best.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="last.safetensors holds weights alone"):
+        Run.open(run.path).checkpoint()
