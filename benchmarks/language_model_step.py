@@ -2,8 +2,8 @@
 
 A step is all of it: embedding, LSTM, projection to the vocabulary, cross entropy, backward,
 clipping and update (rnnfast.language_model.train_step). The models are those of TensorFlow's PTB
-tutorial, without dropout, on random tokens; torch.nn runs in float32, ours in float32 and with
-products in bfloat16.
+tutorial and its notebook's, without dropout, on random tokens; torch.nn runs in float32, ours in
+float32 and with products in bfloat16.
 """
 
 import argparse
@@ -36,8 +36,8 @@ SAMPLES = 40
 class StepResult(measure.Environment):
     """A row of the CSV: one model in one precision.
 
-    `ratio` is the time of torch.nn's step over that of ours: median over the rounds, with
-    quartiles. Words per second are those of the median step.
+    `hidden_size` has the units of each layer. `ratio` is the time of torch.nn's step over that of
+    ours: median over the rounds, with quartiles. Words per second are those of the median step.
     """
 
     threads: int
@@ -45,7 +45,7 @@ class StepResult(measure.Environment):
     precision: str
     batch_size: int
     num_steps: int
-    hidden_size: int
+    hidden_size: str
     vocab_size: int
     rounds: int
     ratio: float
@@ -56,7 +56,7 @@ class StepResult(measure.Environment):
 
     def __str__(self) -> str:
         return (
-            f"{self.model:<7}{self.precision:<5}{self.threads} threads  "
+            f"{self.model:<8}{self.precision:<5}{self.threads} threads  "
             f"torch.nn / ours {self.ratio:.2f} ({self.ratio_q25:.2f} to {self.ratio_q75:.2f})  "
             f"words per second: ours {self.words_per_second:,.0f}, "
             f"torch.nn {self.torch_words_per_second:,.0f}"
@@ -132,7 +132,7 @@ def measure_model(model: str, threads: int, seconds: float) -> list[StepResult]:
                 precision=precision,
                 batch_size=training.batch_size,
                 num_steps=training.num_steps,
-                hidden_size=config.model.hidden_size,
+                hidden_size=" ".join(map(str, config.model.hidden_sizes)),
                 vocab_size=VOCAB_SIZE,
                 rounds=len(times[precision]),
                 ratio=measure.rounded(ratio.median),
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the models asked for, prints a line for each case and writes the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--models", nargs="+", choices=PRESETS, default=["small", "medium", "large"]
+        "--models", nargs="+", choices=PRESETS, default=["small", "stacked", "medium", "large"]
     )
     command.add_threads(parser)
     parser.add_argument("--seconds", type=float, default=20.0, help="budget of each model")

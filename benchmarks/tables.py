@@ -330,13 +330,15 @@ def latency_table(rows: list[LatencyResult]) -> str:
 def language_model_table(rows: list[StepResult]) -> str:
     """A whole training step of a word language model."""
     lines = [
-        [row.model, row.precision, str(row.threads), f"{row.ratio:.2f}"]
+        [row.model, f"{row.batch_size}·{row.num_steps}·{row.hidden_size.replace(' ', '·')}"]
+        + [row.precision, str(row.threads), f"{row.ratio:.2f}"]
         + [f"{row.words_per_second:,.0f}", f"{row.torch_words_per_second:,.0f}"]
         for row in rows
     ]
-    heads = ["model", "precision", "threads", "times as fast", "words/s", "words/s of torch.nn"]
-    note = f"torch.nn in float32; batch {rows[0].batch_size}, {rows[0].vocab_size:,} words."
-    return f"{table(heads, lines, 2)}\n\n{note}"
+    heads = ["model", "batch·steps·units", "precision", "threads", "times as fast"]
+    heads += ["words/s", "words/s of torch.nn"]
+    note = f"torch.nn in float32; {rows[0].vocab_size:,} words."
+    return f"{table(heads, lines, 3)}\n\n{note}"
 
 
 def tutorials_table(folder: Path) -> str:

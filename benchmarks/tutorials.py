@@ -86,7 +86,8 @@ class EpochRow(measure.Environment):
     """A row of the CSV: one epoch of a tutorial.
 
     `epochs` is how many the tutorial has; `test_perplexity` stands in the last row, of the weights
-    that validate best. Perplexities are by token, a word or a character.
+    that validate best. Perplexities are by token, a word or a character. A training of hours has no
+    speed to compare: ``language_model_step.py`` measures that, in turn.
     """
 
     threads: int
@@ -98,7 +99,6 @@ class EpochRow(measure.Environment):
     learning_rate: float
     train_perplexity: float
     valid_perplexity: float
-    words_per_second: float
     test_perplexity: float | None
 
     def __str__(self) -> str:
@@ -142,7 +142,6 @@ def train(
             learning_rate=float(epoch["learning_rate"]),
             train_perplexity=measure.rounded(float(epoch["train_perplexity"])),
             valid_perplexity=measure.rounded(float(epoch["valid_perplexity"])),
-            words_per_second=measure.rounded(float(epoch["words_per_second"])),
             test_perplexity=measure.rounded(evaluation.perplexity) if epoch is epochs[-1] else None,
         )
         for epoch in epochs

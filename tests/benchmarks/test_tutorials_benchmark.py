@@ -22,7 +22,6 @@ def row(tutorial: str, epoch: int, **changes) -> tutorials.EpochRow:
         learning_rate=1.0,
         train_perplexity=20.0 / epoch,
         valid_perplexity=30.0 / epoch,
-        words_per_second=1000.0,
         test_perplexity=None,
     )
     here = dataclasses.asdict(measure.Environment.here())
