@@ -33,6 +33,7 @@ RUNS = {
     "quantized": ["quantized"],
     "latency": ["latency"],
     "language_model_step": ["language_model_step"],
+    "language_model_step_kept": ["language_model_step", "--keep-freed-memory"],
     "sampling": ["sampling"],
     "text": ["text"],
     "scaling": ["scaling"],

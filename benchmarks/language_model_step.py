@@ -4,11 +4,16 @@ A step is all of it: embedding, LSTM, projection to the vocabulary, cross entrop
 clipping and update (rnnfast.language_model.train_step). The models are those of TensorFlow's PTB
 tutorial and its notebook's, without dropout, on random tokens; torch.nn runs in float32, ours in
 float32 and with products in bfloat16.
+
+What a step frees, glibc gives back to the system where it is large, and has it again page by page,
+zeroed: much of plain torch.nn's step. ``--keep-freed-memory`` measures without that.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import itertools
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +31,8 @@ VOCAB_SIZE = 10_000
 PRECISIONS = ("fp32", "bf16")
 # How far the first loss may be from torch's, relative to it.
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
+# Of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MIN_ROUNDS = 3  # a step of the large model takes seconds
 # Samples that the budget is for, each of as many steps as fit: as in training, a step then finds
 # the caches as its own kind left them.
@@ -36,11 +43,13 @@ SAMPLES = 40
 class StepResult(measure.Environment):
     """A row of the CSV: one model in one precision.
 
+    `freed_memory` is ``"returned"`` to the system or ``"kept"`` in the process, for both.
     `hidden_size` has the units of each layer. `ratio` is the time of torch.nn's step over that of
     ours: median over the rounds, with quartiles. Words per second are those of the median step.
     """
 
     threads: int
+    freed_memory: str
     model: str
     precision: str
     batch_size: int
@@ -56,7 +65,8 @@ class StepResult(measure.Environment):
 
     def __str__(self) -> str:
         return (
-            f"{self.model:<8}{self.precision:<5}{self.threads} threads  "
+            f"{self.model:<8}{self.precision:<5}{self.threads} threads, freed memory "
+            f"{self.freed_memory}  "
             f"torch.nn / ours {self.ratio:.2f} ({self.ratio_q25:.2f} to {self.ratio_q75:.2f})  "
             f"words per second: ours {self.words_per_second:,.0f}, "
             f"torch.nn {self.torch_words_per_second:,.0f}"
@@ -106,7 +116,16 @@ def check_losses(losses: dict[str, Tensor]) -> None:
         )
 
 
-def measure_model(model: str, threads: int, seconds: float) -> list[StepResult]:
+def keep_freed_memory() -> None:
+    """From now on this process keeps what it frees. Ends the program where there is no glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if not (mallopt and mallopt(M_MMAP_THRESHOLD, 1 << 30) and mallopt(M_TRIM_THRESHOLD, 1 << 30)):
+        sys.exit("--keep-freed-memory: expected glibc, which has mallopt")
+
+
+def measure_model(
+    model: str, threads: int, seconds: float, *, freed_memory: str
+) -> list[StepResult]:
     """One row for each precision."""
     # With the two biases of torch.nn, as it is plainly written there.
     config = PRESETS[model].replace(dropout=0.0, single_bias=False)
@@ -128,6 +147,7 @@ def measure_model(model: str, threads: int, seconds: float) -> list[StepResult]:
             StepResult(
                 **dataclasses.asdict(measure.Environment.here()),
                 threads=threads,
+                freed_memory=freed_memory,
                 model=model,
                 precision=precision,
                 batch_size=training.batch_size,
@@ -155,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     command.add_threads(parser)
     parser.add_argument("--seconds", type=float, default=20.0, help="budget of each model")
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true", help="in the process, for torch.nn and ours"
+    )
     parser.add_argument("--smoke", action="store_true", help="a model of two units, at one thread")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every model")
     options = parser.parse_args(arguments)
@@ -162,8 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.models, options.threads, options.seconds = ["test"], [1], 0.1
     command.check_threads(parser, options.threads)
 
+    if options.keep_freed_memory:
+        keep_freed_memory()
+    freed = "kept" if options.keep_freed_memory else "returned"
     cases = itertools.product(options.models, options.threads)
-    measured = (measure_model(*case, options.seconds) for case in cases)
+    measured = (measure_model(*case, options.seconds, freed_memory=freed) for case in cases)
     command.record(measured, StepResult, options.output)
 
 

@@ -326,18 +326,24 @@ def latency_table(rows: list[LatencyResult]) -> str:
     )
 
 
-@of_script("language_model_step", StepResult)
+@of_script("language_model_step*", StepResult)
 def language_model_table(rows: list[StepResult]) -> str:
     """A whole training step of a word language model."""
-    lines = [
-        [row.model, f"{row.batch_size}·{row.num_steps}·{row.hidden_size.replace(' ', '·')}"]
-        + [row.precision, str(row.threads), f"{row.ratio:.2f}"]
-        + [f"{row.words_per_second:,.0f}", f"{row.torch_words_per_second:,.0f}"]
-        for row in rows
-    ]
+    by_case = {(row.freed_memory, row.model, row.precision, row.threads): row for row in rows}
+    lines = []
+    for (freed_memory, *case), row in by_case.items():
+        if freed_memory == "returned":
+            kept = by_case.get(("kept", *case))
+            sizes = f"{row.batch_size}·{row.num_steps}·{row.hidden_size.replace(' ', '·')}"
+            ratios = ["" if r is None else f"{r.ratio:.2f}" for r in (row, kept)]
+            speeds = [f"{v:,.0f}" for v in (row.words_per_second, row.torch_words_per_second)]
+            lines.append([row.model, sizes, row.precision, str(row.threads), *ratios, *speeds])
     heads = ["model", "batch·steps·units", "precision", "threads", "times as fast"]
-    heads += ["words/s", "words/s of torch.nn"]
-    note = f"torch.nn in float32; {rows[0].vocab_size:,} words."
+    heads += ["freed memory kept", "words/s", "words/s of torch.nn"]
+    note = (
+        f"torch.nn in float32; {rows[0].vocab_size:,} words. Freed memory kept: times as fast in "
+        "a process that keeps what it frees, by `--keep-freed-memory`."
+    )
     return f"{table(heads, lines, 3)}\n\n{note}"
 
 
