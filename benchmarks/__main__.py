@@ -24,16 +24,18 @@ COMPILED = [
     "GRU",
 ]
 COMPILED += ["--threads", "2"]
+KEPT = ["layers", "--keep-freed-memory", "--modes", "training", "--peers", "torch"]
 # Of each CSV, the script that writes it and its arguments.
 RUNS = {
     "layers": ["layers"],
     "layers_compiled": COMPILED,
+    "freed_memory_kept/layers": KEPT,
     "packed": ["packed"],
     "variants": ["variants"],
     "quantized": ["quantized"],
     "latency": ["latency"],
     "language_model_step": ["language_model_step"],
-    "language_model_step_kept": ["language_model_step", "--keep-freed-memory"],
+    "freed_memory_kept/language_model_step": ["language_model_step", "--keep-freed-memory"],
     "sampling": ["sampling"],
     "text": ["text"],
     "scaling": ["scaling"],

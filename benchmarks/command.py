@@ -1,6 +1,7 @@
-"""What the benchmarks' command lines have in common: threads, and rows that end in a CSV."""
+"""What the benchmarks' command lines have in common: threads, memory, rows that end in a CSV."""
 
 import argparse
+import ctypes
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,9 @@ from typing import TypeVar
 from rnnfast.benchmark import measure
 
 Row = TypeVar("Row")
+
+# Of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def add_threads(parser: argparse.ArgumentParser, default: Sequence[int] | None = None) -> None:
@@ -23,6 +27,22 @@ def check_threads(parser: argparse.ArgumentParser, threads: Sequence[int]) -> No
     cpus = measure.available_cpus()
     if not all(1 <= number <= cpus for number in threads):
         parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {threads}")
+
+
+def add_keep_freed_memory(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--keep-freed-memory``."""
+    parser.add_argument(
+        "--keep-freed-memory",
+        action="store_true",
+        help="in the process, where glibc gives large blocks back to the system",
+    )
+
+
+def keep_freed_memory() -> None:
+    """From now on this process keeps what it frees. Ends the program where there is no glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if not (mallopt and mallopt(M_MMAP_THRESHOLD, 1 << 30) and mallopt(M_TRIM_THRESHOLD, 1 << 30)):
+        sys.exit("--keep-freed-memory: expected glibc, which has mallopt")
 
 
 def record(measured: Iterable[Sequence[Row]], kind: type[Row], output: Path | None) -> None:

@@ -10,10 +10,8 @@ zeroed: much of plain torch.nn's step. ``--keep-freed-memory`` measures without 
 """
 
 import argparse
-import ctypes
 import dataclasses
 import itertools
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -31,8 +29,6 @@ VOCAB_SIZE = 10_000
 PRECISIONS = ("fp32", "bf16")
 # How far the first loss may be from torch's, relative to it.
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
-# Of glibc's mallopt.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MIN_ROUNDS = 3  # a step of the large model takes seconds
 # Samples that the budget is for, each of as many steps as fit: as in training, a step then finds
 # the caches as its own kind left them.
@@ -43,13 +39,11 @@ SAMPLES = 40
 class StepResult(measure.Environment):
     """A row of the CSV: one model in one precision.
 
-    `freed_memory` is ``"returned"`` to the system or ``"kept"`` in the process, for both.
     `hidden_size` has the units of each layer. `ratio` is the time of torch.nn's step over that of
     ours: median over the rounds, with quartiles. Words per second are those of the median step.
     """
 
     threads: int
-    freed_memory: str
     model: str
     precision: str
     batch_size: int
@@ -65,8 +59,7 @@ class StepResult(measure.Environment):
 
     def __str__(self) -> str:
         return (
-            f"{self.model:<8}{self.precision:<5}{self.threads} threads, freed memory "
-            f"{self.freed_memory}  "
+            f"{self.model:<8}{self.precision:<5}{self.threads} threads  "
             f"torch.nn / ours {self.ratio:.2f} ({self.ratio_q25:.2f} to {self.ratio_q75:.2f})  "
             f"words per second: ours {self.words_per_second:,.0f}, "
             f"torch.nn {self.torch_words_per_second:,.0f}"
@@ -116,16 +109,7 @@ def check_losses(losses: dict[str, Tensor]) -> None:
         )
 
 
-def keep_freed_memory() -> None:
-    """From now on this process keeps what it frees. Ends the program where there is no glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if not (mallopt and mallopt(M_MMAP_THRESHOLD, 1 << 30) and mallopt(M_TRIM_THRESHOLD, 1 << 30)):
-        sys.exit("--keep-freed-memory: expected glibc, which has mallopt")
-
-
-def measure_model(
-    model: str, threads: int, seconds: float, *, freed_memory: str
-) -> list[StepResult]:
+def measure_model(model: str, threads: int, seconds: float) -> list[StepResult]:
     """One row for each precision."""
     # With the two biases of torch.nn, as it is plainly written there.
     config = PRESETS[model].replace(dropout=0.0, single_bias=False)
@@ -147,7 +131,6 @@ def measure_model(
             StepResult(
                 **dataclasses.asdict(measure.Environment.here()),
                 threads=threads,
-                freed_memory=freed_memory,
                 model=model,
                 precision=precision,
                 batch_size=training.batch_size,
@@ -175,9 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     command.add_threads(parser)
     parser.add_argument("--seconds", type=float, default=20.0, help="budget of each model")
-    parser.add_argument(
-        "--keep-freed-memory", action="store_true", help="in the process, for torch.nn and ours"
-    )
+    command.add_keep_freed_memory(parser)
     parser.add_argument("--smoke", action="store_true", help="a model of two units, at one thread")
     parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every model")
     options = parser.parse_args(arguments)
@@ -186,10 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.check_threads(parser, options.threads)
 
     if options.keep_freed_memory:
-        keep_freed_memory()
-    freed = "kept" if options.keep_freed_memory else "returned"
+        command.keep_freed_memory()
     cases = itertools.product(options.models, options.threads)
-    measured = (measure_model(*case, options.seconds, freed_memory=freed) for case in cases)
+    measured = (measure_model(*case, options.seconds) for case in cases)
     command.record(measured, StepResult, options.output)
 
 

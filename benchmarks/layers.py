@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--peers", nargs="+", choices=installed, default=quick)
     command.add_threads(parser)
+    command.add_keep_freed_memory(parser)
     parser.add_argument("--seconds", type=float, help="budget of each case (default: 1.5)")
     parser.add_argument(
         "--compile-limit",
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = (seconds, defaults["min_rounds"])
     command.check_threads(parser, options.threads)
 
+    if options.keep_freed_memory:
+        command.keep_freed_memory()
     in_process = {name: installed[name] for name in options.peers if name != "torch.compile"}
 
     def measured() -> Iterator[list[LayerResult]]:

@@ -21,6 +21,8 @@ from rnnfast.benchmark.layers import CELLS, MODES, LayerResult, Shape
 THREADS = 2
 # A table or chart that mixed these would compare what cannot be compared.
 SAME = ("cpu", "rnnfast", "torch", "isa")
+# Where the same is that was measured with --keep-freed-memory.
+KEPT = "freed_memory_kept"
 COLUMNS = [(mode, cell) for mode in MODES for cell in CELLS]
 # Compiling takes minutes: a peer on some of the cases only.
 SOME_CASES = "torch.compile"
@@ -135,6 +137,9 @@ def _peers(layers: Layers) -> str:
 def summary_table(folder: Path) -> str:
     """Against each peer: geometric mean and least over the shapes."""
     rows = read(folder, "layers*.csv", LayerResult)
+    kept: dict[tuple[str, str, int], list[float]] = {}
+    for row in read(folder / KEPT, "layers.csv", LayerResult):
+        kept.setdefault((row.mode, row.cell, row.threads), []).append(row.ratio)
     every = [Layers(rows, threads) for threads in sorted({row.threads for row in rows})]
     names = [name for name in ("torch", "torch.compile", "onnxruntime") if name in every[0].peers]
     lines = []
@@ -149,9 +154,10 @@ def summary_table(folder: Path) -> str:
             lines.append(
                 [mode, cell, str(layers.threads), *against, _mean(row.ratio for row in best)]
                 + [f"{least.ratio:.2f} ({least.shape}, {least.peer})"]
+                + ([_mean(kept.get((mode, cell, layers.threads), []))] if kept else [])
             )
     heads = ["mode", "cell", "threads", *(f"over {name}" for name in names)]
-    heads += ["over the best", "least"]
+    heads += ["over the best", "least", *(["over torch, freed memory kept"] if kept else [])]
     return f"{table(heads, lines, text_columns=2)}\n\n{where(rows)}"
 
 
@@ -326,25 +332,27 @@ def latency_table(rows: list[LatencyResult]) -> str:
     )
 
 
-@of_script("language_model_step*", StepResult)
-def language_model_table(rows: list[StepResult]) -> str:
+def language_model_table(folder: Path) -> str:
     """A whole training step of a word language model."""
-    by_case = {(row.freed_memory, row.model, row.precision, row.threads): row for row in rows}
+    rows, kept_rows = (
+        read(f, "language_model_step.csv", StepResult) for f in (folder, folder / KEPT)
+    )
+    _check_alike([*rows, *kept_rows], SAME)
+    kept = {(row.model, row.precision, row.threads): f"{row.ratio:.2f}" for row in kept_rows}
     lines = []
-    for (freed_memory, *case), row in by_case.items():
-        if freed_memory == "returned":
-            kept = by_case.get(("kept", *case))
-            sizes = f"{row.batch_size}·{row.num_steps}·{row.hidden_size.replace(' ', '·')}"
-            ratios = ["" if r is None else f"{r.ratio:.2f}" for r in (row, kept)]
-            speeds = [f"{v:,.0f}" for v in (row.words_per_second, row.torch_words_per_second)]
-            lines.append([row.model, sizes, row.precision, str(row.threads), *ratios, *speeds])
+    for row in rows:
+        case = (row.model, row.precision, row.threads)
+        sizes = f"{row.batch_size}·{row.num_steps}·{row.hidden_size.replace(' ', '·')}"
+        speeds = [f"{v:,.0f}" for v in (row.words_per_second, row.torch_words_per_second)]
+        ratios = [f"{row.ratio:.2f}", kept.get(case, "")]
+        lines.append([row.model, sizes, row.precision, str(row.threads), *ratios, *speeds])
     heads = ["model", "batch·steps·units", "precision", "threads", "times as fast"]
     heads += ["freed memory kept", "words/s", "words/s of torch.nn"]
-    note = (
-        f"torch.nn in float32; {rows[0].vocab_size:,} words. Freed memory kept: times as fast in "
-        "a process that keeps what it frees, by `--keep-freed-memory`."
+    return (
+        f"{table(heads, lines, 3)}\n\ntorch.nn in float32; {rows[0].vocab_size:,} words. Freed "
+        "memory kept: times as fast in a process that keeps what it frees, by "
+        f"`--keep-freed-memory`.\n\n{where(rows)}"
     )
-    return f"{table(heads, lines, 3)}\n\n{note}"
 
 
 def tutorials_table(folder: Path) -> str:
