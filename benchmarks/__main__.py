@@ -12,19 +12,8 @@ import report
 FOLDER = Path(__file__).resolve().parent
 
 # Compiling takes minutes where there are many time steps.
-COMPILED = [
-    "layers",
-    "--peers",
-    "torch.compile",
-    "--shapes",
-    "odd",
-    "seed001",
-    "--cells",
-    "LSTM",
-    "GRU",
-]
-COMPILED += ["--threads", "2"]
-KEPT = ["layers", "--keep-freed-memory", "--modes", "training", "--peers", "torch"]
+COMPILED = "layers --peers torch.compile --shapes odd seed001 --cells LSTM GRU --threads 2".split()
+KEPT = "layers --keep-freed-memory --modes training --peers torch".split()
 # Of each CSV, the script that writes it and its arguments.
 RUNS = {
     "layers": ["layers"],
