@@ -11,10 +11,10 @@
 // weight_ih.
 //
 // Memory: a step allocates nothing. All that a packed layer needs is allocated when it is packed,
-// by the first of the two Runtimes; the second gives scratch memory. Threading: through Runtime
-// only; one step at a time of one packed layer, which holds scratch. Accuracy: every sum in the
-// order that it has in a sequence: a stream gives the bits of a sequence of at least two steps on
-// the same ISA.
+// by the first of the two Runtimes; the second gives scratch memory.
+// Threading: through Runtime only; one step at a time of one packed layer, which holds scratch.
+// Accuracy: every sum in the order that it has in a sequence: a stream gives the bits of a sequence
+// of at least two steps on the same ISA.
 #pragma once
 
 #include "runtime.h"
