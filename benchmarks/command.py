@@ -1,19 +1,16 @@
 """What the benchmarks' command lines have in common: threads, memory, rows that end in a CSV."""
 
 import argparse
-import ctypes
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import rnnfast
 from rnnfast.benchmark import measure
 
 Row = TypeVar("Row")
-
-# Of glibc's mallopt.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def add_threads(parser: argparse.ArgumentParser, default: Sequence[int] | None = None) -> None:
@@ -38,11 +35,10 @@ def add_keep_freed_memory(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def keep_freed_memory() -> None:
-    """From now on this process keeps what it frees. Ends the program where there is no glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if not (mallopt and mallopt(M_MMAP_THRESHOLD, 1 << 30) and mallopt(M_TRIM_THRESHOLD, 1 << 30)):
-        sys.exit("--keep-freed-memory: expected glibc, which has mallopt")
+def keep_freed_memory(options: argparse.Namespace) -> None:
+    """Does what the flag asks for. Ends the program where there is no glibc."""
+    if options.keep_freed_memory and not rnnfast.keep_freed_memory():
+        sys.exit("--keep-freed-memory: expected glibc, whose malloc can be told to")
 
 
 def record(measured: Iterable[Sequence[Row]], kind: type[Row], output: Path | None) -> None:

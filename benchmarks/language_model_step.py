@@ -166,8 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.models, options.threads, options.seconds = ["test"], [1], 0.1
     command.check_threads(parser, options.threads)
 
-    if options.keep_freed_memory:
-        command.keep_freed_memory()
+    command.keep_freed_memory(options)
     cases = itertools.product(options.models, options.threads)
     measured = (measure_model(*case, options.seconds) for case in cases)
     command.record(measured, StepResult, options.output)

@@ -83,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = (seconds, defaults["min_rounds"])
     command.check_threads(parser, options.threads)
 
-    if options.keep_freed_memory:
-        command.keep_freed_memory()
+    command.keep_freed_memory(options)
     in_process = {name: installed[name] for name in options.peers if name != "torch.compile"}
 
     def measured() -> Iterator[list[LayerResult]]:

@@ -4,6 +4,7 @@ from rnnfast import loss, onnx, ops, optim, reference
 from rnnfast._extension import build_info, cpu_isa, cpu_isas, set_cpu_isa
 from rnnfast.backend import get_backend, get_precision, set_backend, set_precision
 from rnnfast.convert import accelerate, patched, restore
+from rnnfast.freed_memory import keep_freed_memory
 from rnnfast.loss import LinearCrossEntropyLoss
 from rnnfast.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from rnnfast.quantization import QuantizedRecurrent, quantize_dynamic
@@ -29,6 +30,7 @@ __all__ = [
     "cpu_isas",
     "get_backend",
     "get_precision",
+    "keep_freed_memory",
     "loss",
     "onnx",
     "ops",

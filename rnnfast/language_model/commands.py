@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..freed_memory import keep_freed_memory
 from ..summary import summary
 from ..text import (
     SPLITS,
@@ -234,6 +235,7 @@ def _fit(
     tensorboard: bool,
 ) -> TrainingResult:
     """Trains a run's model, with its log beside its weights."""
+    keep_freed_memory()
     config = run.config
     model = LanguageModel(len(corpus.vocabulary), config.model, seed=config.training.seed)
     processes = Processes.launched()

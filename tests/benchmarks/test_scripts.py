@@ -111,25 +111,3 @@ def test_all_are_run_by_one_command(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         benchmarks("speed")
     assert "got speed" in capsys.readouterr().err
-
-
-def test_memory_that_is_kept_costs_no_page_faults():
-    """In a process of its own: faults of a block that is freed and asked for again, which may find
-    it elsewhere for some times."""
-    code = """
-import command, resource, torch
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(10_000_000).fill_(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-returned = min(faults() for _ in range(3))
-command.keep_freed_memory()
-print(returned, min(faults() for _ in range(20)))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=FOLDER, capture_output=True, text=True, check=True
-    )
-    returned, kept = map(int, done.stdout.split())
-    assert kept < 10 < returned
