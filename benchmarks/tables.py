@@ -139,7 +139,8 @@ def summary_table(folder: Path) -> str:
     rows = read(folder, "layers*.csv", LayerResult)
     kept: dict[tuple[str, str, int], list[float]] = {}
     for row in read(folder / KEPT, "layers.csv", LayerResult):
-        kept.setdefault((row.mode, row.cell, row.threads), []).append(row.ratio)
+        if row.peer == "torch":
+            kept.setdefault((row.mode, row.cell, row.threads), []).append(row.ratio)
     every = [Layers(rows, threads) for threads in sorted({row.threads for row in rows})]
     names = [name for name in ("torch", "torch.compile", "onnxruntime") if name in every[0].peers]
     lines = []

@@ -85,6 +85,15 @@ def test_summary_tells_the_peers_apart(files, tmp_path):
     assert "| inference | GRU | 2 | 4.00 | 2.00 | 1.41 | 1.00 (odd, onnxruntime) |" in lines
 
 
+def test_summary_has_what_was_measured_with_freed_memory_kept(files, tmp_path):
+    kept = results(ratio=1.5) + results("odd", ratio=6.0)
+    kept += [result(peer="torch.compile", ratio=None), result(peer="onnxruntime", ratio=99.0)]
+    measure.write_csv(tmp_path / tables.KEPT / "layers.csv", kept)
+    report.main(files(results(ratio=2.0), PAGE.replace("benchmark", "summary")))
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    assert "| training | LSTM | 2 | 2.00 | 2.00 | 2.00 (rl, torch) | 3.00 |" in lines
+
+
 def test_share_of_the_gemm_rate(files, tmp_path):
     rows = results(gemm_share=0.9, peer_gemm_share=0.25)
     report.main(files(rows, PAGE.replace("benchmark", "share")))
