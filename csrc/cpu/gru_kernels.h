@@ -11,6 +11,7 @@
 
 #include "cpu/activations.h"
 #include "cpu/sequence.h"
+#include "cpu/weight_gradient.h"
 #include "gru.h"
 #include "pointwise.h"
 

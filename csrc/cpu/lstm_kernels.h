@@ -10,6 +10,7 @@
 
 #include "cpu/activations.h"
 #include "cpu/sequence.h"
+#include "cpu/weight_gradient.h"
 #include "lstm.h"
 #include "pointwise.h"
 

@@ -6,6 +6,7 @@
 
 #include "cpu/activations.h"
 #include "cpu/sequence.h"
+#include "cpu/weight_gradient.h"
 #include "rnn.h"
 
 namespace rnnfast {

@@ -1,0 +1,151 @@
+// Rows of a sequence, and the panels that a matrix is packed into.
+//
+// The right-hand matrix B [depth, columns] of a product is packed once into panels of up to four
+// vectors of columns: panel p holds, for k = 0, 1, ..., its vectors side by side, padded with zeros
+// to whole vectors. Of operands in bfloat16 (operand.h) a lane holds two k.
+#pragma once
+
+#include "cpu/operand.h"
+#include "cpu/work.h"
+
+namespace rnnfast {
+namespace {
+
+constexpr int kMaxVectors = 4;
+
+// Rows of a sequence or matrix: row r is r % inner rows of inner_stride after r / inner of
+// outer_stride. Where `head` is set, the first `inner` rows stand there (contiguous) and row r is
+// row r - inner of base: the states before each step are h_0 followed by the outputs. Where `table`
+// is set, it tells where each row stands.
+template <class T>
+struct Rows {
+  T* base = nullptr;
+  int64_t inner = 0, outer_stride = 0, inner_stride = 0;
+  T* const* table = nullptr;
+  T* head = nullptr;
+  int64_t head_stride = 0;
+
+  T* operator[](int64_t r) const {
+    if (table) return table[r];
+    if (head) {
+      if (r < inner) return head + r * head_stride;
+      r -= inner;
+    }
+    if (r < inner) return base + r * inner_stride;
+    return base + (r / inner) * outer_stride + (r % inner) * inner_stride;
+  }
+};
+
+template <class T>
+Rows<T> matrix_rows(T* base, int64_t stride) {
+  return {base, INT64_MAX, 0, stride};
+}
+
+template <class T>
+Rows<T> row_table(T* const* table) {
+  Rows<T> rows;
+  rows.table = table;
+  return rows;
+}
+
+// How the columns of a packed matrix are cut into panels.
+// gates == 1: plain columns, the vectors spread evenly over panels of at most kMaxVectors.
+// gates  > 1: panel p holds vector p of each gate's `columns`, so that a tile has all gates of its
+// units; the matrix has gates * columns columns, a gate's columns side by side.
+template <class T>
+struct Panels {
+  static constexpr int width = Vector<T>::width;
+  int64_t columns, gates, all_vectors, count;
+
+  // `shares`: into how many parts of about the same size panels will be dealt out, if there are
+  // enough.
+  Panels(int64_t columns_, int64_t gates_, int64_t shares = 1)
+      : columns(columns_), gates(gates_), all_vectors(ceil_div(columns_, width)) {
+    count = gates > 1 ? all_vectors : ceil_div(all_vectors, kMaxVectors);
+    if (gates == 1 && all_vectors >= kMaxVectors * shares) count = ceil_div(count, shares) * shares;
+  }
+  int64_t vectors(int64_t p) const { return gates > 1 ? gates : first(p + 1) - first(p); }
+  // Vectors before panel p.
+  int64_t first(int64_t p) const {
+    return gates > 1 ? p * gates : count ? p * all_vectors / count : 0;
+  }
+  int64_t total() const { return first(count); }
+  // The first matrix column of vector v of panel p, and how many of its lanes are real.
+  int64_t column(int64_t p, int64_t v) const {
+    return gates > 1 ? v * columns + p * width : (first(p) + v) * width;
+  }
+  int64_t valid(int64_t p, int64_t v) const {
+    return min_of(width, columns - (gates > 1 ? p : first(p) + v) * width);
+  }
+  int64_t packed_size(int64_t depth) const { return total() * width * depth; }
+  // Where panel p begins in a packed matrix of that depth.
+  int64_t offset(int64_t depth, int64_t p) const { return first(p) * width * depth; }
+};
+
+// Packs B given by its columns: column c is `depth` contiguous elements at source + c * stride
+// (a torch weight [columns, depth]).
+template <class P, class T>
+void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* source, int64_t stride,
+                  int64_t depth, T* packed) {
+  constexpr int width = Vector<T>::width;
+  const int64_t lanes = groups<P>(depth);
+  const int64_t work = panels.packed_size(depth) * kMoveWork;
+  parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t step = panels.vectors(p) * width;
+      for (int64_t v = 0; v < panels.vectors(p); ++v) {
+        const T* from = source + panels.column(p, v) * stride;
+        const int64_t valid = panels.valid(p, v);
+        T* to = packed + panels.offset(lanes, p) + v * width;
+        for (int64_t k = 0; k < lanes; k += width) {
+          const int64_t left = min_of(width * kGroup<P>, depth - k * kGroup<P>);
+          const int64_t n = groups<P>(left);
+          Vec<T> x[width];
+#pragma GCC unroll 16
+          for (int64_t j = 0; j < width; ++j)
+            x[j] = j < valid ? load_groups<P>(from + j * stride + k * kGroup<P>, left) : Vec<T>{};
+          transpose<T>(x);
+#pragma GCC unroll 16
+          for (int64_t j = 0; j < width; ++j)
+            if (j < n) store(to + (k + j) * step, x[j]);
+        }
+      }
+    }
+  });
+}
+
+// Packs rows row, row + step, ... (depth of them) of B, for some panels.
+template <class P, class T>
+void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
+                 const Rows<const T>& source, int64_t row, int64_t step, int64_t depth, T* packed) {
+  constexpr int width = Vector<T>::width;
+  constexpr int group = kGroup<P>;
+  for (int64_t k = 0; k < groups<P>(depth); ++k) {
+    const T* from[group];
+    for (int i = 0; i < group; ++i)
+      from[i] = k * group + i < depth ? source[row + (k * group + i) * step] : nullptr;
+    for (int64_t p = panel_begin; p < panel_end; ++p) {
+      const int64_t vectors = panels.vectors(p);
+      T* to = packed + panels.offset(groups<P>(depth), p) + k * vectors * width;
+      for (int64_t v = 0; v < vectors; ++v) {
+        Vec<T> x[group];
+        for (int i = 0; i < group; ++i)
+          x[i] = from[i] ? load_first(from[i] + panels.column(p, v), panels.valid(p, v)) : Vec<T>{};
+        store(to + v * width, join<P>(x));
+      }
+    }
+  }
+}
+
+// The same for all panels, on all threads.
+template <class P, class T>
+void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const T>& source,
+               int64_t row, int64_t step, int64_t depth, T* packed) {
+  const int64_t work = panels.packed_size(depth) * kMoveWork;
+  parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
+    pack_panels<P>(panels, begin, end, source, row, step, depth, packed);
+  });
+}
+
+}  // namespace
+}  // namespace rnnfast
