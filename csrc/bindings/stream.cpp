@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -51,9 +52,14 @@ class Stream {
          Address embedding, int64_t num_embeddings, Address h, Address c, Address output)
       : batch_(batch),
         num_embeddings_(num_embeddings),
+        output_(output),
         kernels_(float64 ? &cpu_isa()->float64 : &cpu_isa()->float32) {
     const int64_t element = float64 ? sizeof(double) : sizeof(float);
     const int64_t state_size = proj_size ? proj_size : hidden_size;
+    output_bytes_ = static_cast<size_t>(element * batch * state_size);
+    input_bytes_ = static_cast<size_t>(batch) *
+                   (num_embeddings ? sizeof(int64_t) : static_cast<size_t>(element * input_size));
+    input_ = aligned_block(input_bytes_);
     const Host host;
     Runtime keeping = *host.runtime();
     keeping.allocate = keep;
@@ -91,6 +97,11 @@ class Stream {
           "step: another thread is in a step of this stream, which serves one thread at a time");
     const std::unique_ptr<std::atomic_flag, void (*)(std::atomic_flag*)> in_use(
         &busy_, [](std::atomic_flag* busy) { busy->clear(std::memory_order_release); });
+    // What an earlier step gave may be the input of this one, which writes there as it reads.
+    if (x - output_ < output_bytes_) {
+      std::memcpy(input_.get(), at<void>(x), input_bytes_);
+      x = reinterpret_cast<Address>(input_.get());
+    }
     if (num_embeddings_) check_ids(at<const int64_t>(x));
     std::optional<py::gil_scoped_release> released;
     if (long_step_) released.emplace();
@@ -122,6 +133,9 @@ class Stream {
   }
 
   int64_t batch_, num_embeddings_;  // none: 0
+  Address output_;
+  size_t output_bytes_, input_bytes_;
+  Block input_;  // a copy of x where it stands in output
   // Of the ISA in use when the weights were packed: another has vectors of another width.
   const CpuKernels* kernels_;
   std::vector<Block> memory_;

@@ -383,6 +383,18 @@ class TestInput:
         assert not output.requires_grad
         assert_same_bits([output], [expected(module, x)[0][0]])
 
+    @every_form
+    @pytest.mark.parametrize("part", [1, 2])
+    def test_the_output_as_the_next_input(self, build, part):
+        size = (build(1, 200).proj_size or 200) // part
+        module, x = build(size, 200, 2), torch.randn(1, size)
+        fed_back, copied = rnnfast.stream(module), rnnfast.stream(module)
+        mine, theirs = x, x
+        for _ in range(SEQ_LEN):
+            mine = fed_back.step(mine)[:, -size:]
+            theirs = copied.step(theirs).clone()[:, -size:]
+            assert_same_bits([mine], [theirs])
+
     @pytest.mark.parametrize("steps", [0, 1])
     def test_backward_of_what_was_overwritten_is_refused(self, steps):
         module, x = problem(rnnfast.LSTM, CASES[1])
