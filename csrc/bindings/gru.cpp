@@ -37,7 +37,7 @@ GruResults run_forward(const GruCall& call, bool keep) {
 Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates,
                       OptionalTensor batch_sizes, bool reset_after, bool batch_first, bool reverse,
-                      std::string precision, bool need_input, bool need_weights, bool need_bias) {
+                      String precision, bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::gru_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "bindings/layer.h"
+#include "bindings/string.h"
 
 namespace rnnfast {
 
@@ -35,7 +36,7 @@ struct GruOps {
                                                 Tensor weight_hh, OptionalTensor bias_ih,
                                                 OptionalTensor bias_hh, OptionalTensor batch_sizes,
                                                 bool reset_after, bool batch_first, bool reverse,
-                                                std::string precision) {
+                                                String precision) {
     const GruResults r = run({"rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                               batch_sizes, reset_after, batch_first, reverse, precision},
                              true);
@@ -46,7 +47,7 @@ struct GruOps {
                                               Tensor weight_hh, OptionalTensor bias_ih,
                                               OptionalTensor bias_hh, OptionalTensor batch_sizes,
                                               bool reset_after, bool batch_first, bool reverse,
-                                              std::string precision) {
+                                              String precision) {
     const GruResults r = run({"rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih,
                               bias_hh, batch_sizes, reset_after, batch_first, reverse, precision},
                              false);

@@ -6,6 +6,7 @@
 
 #include "bindings/host.h"
 #include "bindings/layer.h"
+#include "bindings/string.h"
 
 namespace rnnfast {
 namespace {
@@ -61,7 +62,7 @@ bool is_mean(const std::string& reduction) {
 }
 
 Results linear_cross_entropy(Tensor input, Tensor weight, OptionalTensor bias, Tensor target,
-                             int64_t ignore_index, std::string reduction, std::string precision,
+                             int64_t ignore_index, String reduction, String precision,
                              bool need_input, bool need_weight, bool need_bias) {
   check_dimensions("input", input, 2, "[rows, in_features]");
   if (input.scalar_type() != ScalarType::Float && input.scalar_type() != ScalarType::Double)
@@ -70,6 +71,7 @@ Results linear_cross_entropy(Tensor input, Tensor weight, OptionalTensor bias, T
   check_dimensions("weight", weight, 2, "[num_classes, in_features]");
   const int64_t rows = input.size(0), features = input.size(1), classes = weight.size(0);
   if (classes < 1) reject("weight must have at least one class");
+  if (classes > INT32_MAX) reject("weight must have fewer than 2^31 classes, but has ", classes);
   check_size("weight", "in_features", weight.size(1), features);
   const Tensor x = input.stride(1) == 1 || features <= 1 ? input : torch::stable::contiguous(input);
   const Tensor w = like_input("weight", weight, input);

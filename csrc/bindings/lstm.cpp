@@ -44,7 +44,7 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
                        OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                        Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, Tensor output,
                        Tensor cells, Tensor gates, OptionalTensor batch_sizes, bool batch_first,
-                       bool reverse, std::string precision, bool need_input, bool need_weights,
+                       bool reverse, String precision, bool need_input, bool need_weights,
                        bool need_bias) {
   const Layer layer("rnnfast::lstm_backward", kGates, input, h_0, weight_ih, weight_hh,
                     std::nullopt, std::nullopt, weight_hr, batch_sizes, batch_first);

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "bindings/layer.h"
+#include "bindings/string.h"
 
 namespace rnnfast {
 
@@ -36,7 +37,7 @@ struct LstmOps {
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
       OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-      OptionalTensor batch_sizes, bool batch_first, bool reverse, std::string precision) {
+      OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision) {
     const LstmResults r = run({"rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
                                bias_hh, weight_hr, batch_sizes, batch_first, reverse, precision},
                               LstmKeep::all);
@@ -46,7 +47,7 @@ struct LstmOps {
   static std::tuple<Tensor, Tensor, Tensor> inference(
       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
       OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-      OptionalTensor batch_sizes, bool batch_first, bool reverse, std::string precision) {
+      OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision) {
     const LstmResults r =
         run({"rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
              weight_hr, batch_sizes, batch_first, reverse, precision},
@@ -57,7 +58,7 @@ struct LstmOps {
   static std::tuple<Tensor, Tensor, Tensor, Tensor> cells(
       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
       OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-      OptionalTensor batch_sizes, bool batch_first, bool reverse, std::string precision) {
+      OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision) {
     const LstmResults r =
         run({"rnnfast::lstm_cells", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
              weight_hr, batch_sizes, batch_first, reverse, precision},

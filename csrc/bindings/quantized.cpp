@@ -10,6 +10,7 @@
 
 #include "bindings/host.h"
 #include "bindings/layer.h"
+#include "bindings/string.h"
 
 namespace rnnfast {
 namespace {
@@ -84,7 +85,7 @@ void check_batch_sizes(const Tensor& batch_sizes, int64_t batch, int64_t rows) {
 
 Forward quantized(Tensor input, Tensor h_0, OptionalTensor c_0, Tensor weight_ih, Tensor weight_hh,
                   Tensor scale_ih, Tensor scale_hh, OptionalTensor bias_ih, OptionalTensor bias_hh,
-                  std::string mode, OptionalTensor batch_sizes, bool reset_after, bool batch_first,
+                  String mode, OptionalTensor batch_sizes, bool reset_after, bool batch_first,
                   bool reverse) {
   constexpr ScalarType kFloat = ScalarType::Float, kInt8 = ScalarType::Char;
   constexpr int64_t kTile = 16;

@@ -7,6 +7,7 @@
 #include "bindings/host.h"
 #include "bindings/layer.h"
 #include "bindings/nonlinearity.h"
+#include "bindings/string.h"
 
 namespace rnnfast {
 namespace {
@@ -17,8 +18,8 @@ using Forward = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, OptionalTensor batch_sizes, std::string nonlinearity,
-            bool batch_first, bool reverse, std::string precision) {
+            OptionalTensor bias_hh, OptionalTensor batch_sizes, String nonlinearity,
+            bool batch_first, bool reverse, String precision) {
   const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                     std::nullopt, batch_sizes, batch_first);
   Tensor output = layer.empty_sequence(layer.hidden_size);
@@ -38,8 +39,8 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
 
 Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, OptionalTensor batch_sizes,
-                      std::string nonlinearity, bool batch_first, bool reverse,
-                      std::string precision, bool need_input, bool need_weights, bool need_bias) {
+                      String nonlinearity, bool batch_first, bool reverse, String precision,
+                      bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;

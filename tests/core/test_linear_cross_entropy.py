@@ -371,6 +371,7 @@ class TestEdges:
             ({"target": torch.zeros(3)}, "target must have dtype Long"),
             ({"weight": torch.zeros(5, 3)}, "weight must have in_features 4, but has 3"),
             ({"weight": torch.zeros(0, 4)}, "at least one class"),
+            ({"weight": torch.zeros(1, 4).expand(2**60, 4)}, "fewer than 2\\^31 classes"),
             ({"weight": torch.zeros(5, 4).double()}, "weight must have the dtype of input, Float"),
             ({"bias": torch.zeros(4)}, "bias must have num_classes 5, but has 4"),
             ({"input": torch.zeros(3)}, r"input must be 2-D \[rows, in_features\]"),

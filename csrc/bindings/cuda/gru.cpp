@@ -64,8 +64,7 @@ Tensor reset_before_weight_gradient(const Layer& layer, const Tensor& grad, cons
 Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor gates,
                       OptionalTensor batch_sizes, bool reset_after, bool batch_first, bool reverse,
-                      std::string precision_name, bool need_input, bool need_weights,
-                      bool need_bias) {
+                      String precision_name, bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::gru_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const Precision precision = served_precision(layer, precision_name);

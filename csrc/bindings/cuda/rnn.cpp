@@ -6,6 +6,7 @@
 #include "bindings/cuda/ops.h"
 #include "bindings/cuda/products.h"
 #include "bindings/nonlinearity.h"
+#include "bindings/string.h"
 #include "cuda/rnn_sequence_cuda.h"
 
 namespace rnnfast {
@@ -17,8 +18,8 @@ using Forward = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, OptionalTensor batch_sizes, std::string nonlinearity,
-            bool batch_first, bool reverse, std::string precision_name) {
+            OptionalTensor bias_hh, OptionalTensor batch_sizes, String nonlinearity,
+            bool batch_first, bool reverse, String precision_name) {
   const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                     std::nullopt, batch_sizes, batch_first);
   const Precision precision = served_precision(layer, precision_name);
@@ -40,9 +41,8 @@ Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Option
 
 Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
                       Tensor weight_ih, Tensor weight_hh, Tensor output, OptionalTensor batch_sizes,
-                      std::string nonlinearity, bool batch_first, bool reverse,
-                      std::string precision_name, bool need_input, bool need_weights,
-                      bool need_bias) {
+                      String nonlinearity, bool batch_first, bool reverse, String precision_name,
+                      bool need_input, bool need_weights, bool need_bias) {
   const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const Precision precision = served_precision(layer, precision_name);
