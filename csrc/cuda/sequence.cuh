@@ -443,12 +443,14 @@ cudaError_t can_be_resident(Kernel* kernel, const SequencePlan& plan, bool* yes)
   cudaError_t error = sequence_device_cuda(&device);
   if (error != cudaSuccess) return error;
   if (!device.cooperative || plan.shared_bytes > device.shared_bytes) return cudaSuccess;
-  const int wanted = static_cast<int>(plan.shared_bytes);
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, wanted);
+  // All that there is: the limit is the kernel's, so that of a smaller plan, set by another thread,
+  // would make the launch of a larger one fail.
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               device.shared_bytes);
   if (error != cudaSuccess) return error;
-  int blocks;
+  int blocks = 0;
   error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kSequenceThreads,
-                                                        static_cast<size_t>(wanted));
+                                                        static_cast<size_t>(plan.shared_bytes));
   *yes = int64_t{blocks} * device.multiprocessors >= grid_blocks(plan);
   return error;
 }

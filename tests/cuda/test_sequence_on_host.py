@@ -532,6 +532,13 @@ def test_the_barrier_between_blocks_is_needed(host):
         assert_cell_like_torch(host, "rnn", {"relu": False}, "float32", (3, 3, 33))
 
 
+def test_a_small_plan_leaves_room_for_a_large_one_of_another_thread(host):
+    for hidden in (200, 1):
+        inputs = random_inputs("rnn", torch.float32, 1, 1, hidden)
+        forward_and_backward(host, "rnn", "float32", inputs, relu=False)
+        assert host.library.shared_allowed() == host.planned.shared_bytes
+
+
 @pytest.mark.parametrize("launcher", STRUCTS)
 def test_sizes_that_launch_nothing(host, launcher):
     def status(plan, *directions):

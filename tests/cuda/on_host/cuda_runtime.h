@@ -166,6 +166,7 @@ struct Device {
   int multiprocessors = 16, shared_bytes = 232448, cooperative = 1;
   int grid_barrier = 1;  // 0 leaves the wait between blocks out, to show that it is needed
   int cooperative_launches = 0;
+  int shared_allowed = 0;  // of the kernel that was last given a limit
 };
 inline Device device;
 
@@ -216,7 +217,9 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= device.shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
+  if (bytes > device.shared_bytes) return cudaErrorInvalidValue;
+  device.shared_allowed = bytes;
+  return cudaSuccess;
 }
 template <class Kernel>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int,

@@ -25,6 +25,8 @@ extern "C" void set_device(int multiprocessors, int shared_bytes, int cooperativ
 }
 
 extern "C" int cooperative_launches() { return device.cooperative_launches; }
+
+extern "C" int shared_allowed() { return device.shared_allowed; }
 #endif
 
 #define EXPORT_FOR(launcher, Args, P, suffix)                                         \
