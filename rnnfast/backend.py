@@ -130,7 +130,8 @@ def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 @torch.compiler.assume_constant_result  # torch.compile cannot ask: it takes what is set meanwhile
 def _cudnn_allows_tf32() -> bool:
-    return torch.backends.cudnn.allow_tf32
+    # By its name for recurrent layers: allow_tf32 raises an error where convolutions differ.
+    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
 
 
 def product_precision(input: Tensor) -> str:

@@ -184,6 +184,25 @@ def test_precision_of_products_on_cuda(monkeypatch, dtype, tf32, precision, expe
         assert backend.product_precision(on_gpu(dtype)) == expected
 
 
+@pytest.mark.parametrize(
+    ("operators", "value", "expected"),
+    [("rnn", "ieee", "fp32"), ("rnn", "tf32", "tf32"), ("conv", "ieee", "tf32")],
+)
+def test_tf32_is_what_cudnn_takes_for_recurrent_layers(operators, value, expected):
+    switch = getattr(torch.backends.cudnn, operators)
+    before = switch.fp32_precision
+    switch.fp32_precision = value
+    try:
+        assert backend.product_precision(on_gpu(torch.float32)) == expected
+    finally:
+        switch.fp32_precision = before
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        assert backend.product_precision(on_gpu(torch.float32)) == "fp32"
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
+
+
 @pytest.mark.slow
 def test_torch_compile_may_ask_for_tf32():
     compiled = torch.compile(lambda x: x + backend._cudnn_allows_tf32(), fullgraph=True)
