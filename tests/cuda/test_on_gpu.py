@@ -379,8 +379,12 @@ def kernels():
     rnnfast.set_backend("rnnfast")
 
 
-def assert_near_as_torch(name, dtype, sizes, steps=20, batch=5, **options):
-    """Errors are at most twice those of torch's module, or a rounding of the largest element."""
+def assert_near_as_torch(name, dtype, sizes, steps=20, batch=5, rounding=None, **options):
+    """Errors are at most twice those of torch's module, or some roundings of the largest element.
+
+    In float64 torch's module is the truth itself, as far off as ours: there its own error is none,
+    and the roundings are those of sums over the whole sequence.
+    """
     torch.manual_seed(0)
     factory = {"device": "cuda", "dtype": dtype}
     theirs = getattr(nn, name)(*sizes, **options, **factory)
@@ -389,6 +393,8 @@ def assert_near_as_torch(name, dtype, sizes, steps=20, batch=5, **options):
     exact = copy.deepcopy(theirs).double()
     shape = (batch, steps) if options.get("batch_first") else (steps, batch)
     input = torch.randn(*shape, sizes[0], **factory)
+    roundings = 64 if dtype == torch.float64 else 4
+    rounding = rounding or torch.finfo(dtype).eps
     found = []
     for module, given in ((exact, input.double()), (theirs, input), (ours, input)):
         results = results_of(module, given)
@@ -396,7 +402,7 @@ def assert_near_as_torch(name, dtype, sizes, steps=20, batch=5, **options):
     for index, (truth, peer, value) in enumerate(zip(*found, strict=True)):
         assert value.dtype == peer.dtype == dtype
         error, own = (((x.double() - truth).abs().max()) for x in (value, peer))
-        floor = 4 * torch.finfo(dtype).eps * truth.abs().max()
+        floor = roundings * rounding * truth.abs().max()
         assert error <= 2 * own + floor, f"{index}: error {error:.3g}, torch's own {own:.3g}"
 
 
@@ -424,9 +430,10 @@ def test_large_kernels_are_as_near_as_torchs(kernels, name, hidden, batch, dtype
 
 @every_layer
 def test_kernels_in_tf32_are_as_near_as_torchs(kernels, name):
+    """cuDNN may then take TF32, or not."""
     for switch in (torch.backends.cuda.matmul, torch.backends.cudnn):
         switch.allow_tf32 = True
-    assert_near_as_torch(name, torch.float32, (37, 256), steps=35, batch=20)
+    assert_near_as_torch(name, torch.float32, (37, 256), steps=35, batch=20, rounding=2**-10)
 
 
 @every_cell
