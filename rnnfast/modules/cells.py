@@ -38,10 +38,12 @@ class _Cell(nn.RNNCellBase):
         if not backend.use_kernels(type(self).__name__, input, required=self._kernels_only):
             return None
         shape = input.shape
+        # Each is looked up once, for a parametrization computes at every look.
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if (
             len(shape) not in (1, 2)
             or shape[-1] != self.input_size
-            or not backend.same_kind(self.weight_ih, input)
+            or not backend.same_kind(weights[0], input)
         ):
             return None
         size = (*shape[:-1], self.hidden_size)
@@ -57,7 +59,6 @@ class _Cell(nn.RNNCellBase):
                     return None
         batched = len(size) == 2
         casts = backend.casts(input)
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if casts:
             dtype, result_dtype = backend.dtypes(self._kind, input)
             input = backend.cast(input, dtype)

@@ -348,6 +348,17 @@ class TestWeightsThatChange:
             ours.parametrizations.weight_hh_l0.original0.mul_(0)
         assert not torch.allclose(ours(x)[0], before)
 
+    @every_cell
+    def test_a_cell_computes_a_parametrization_once_a_call(self, name):
+        """Of spectral_norm, which goes a step further at every look at the weight."""
+        results = []
+        for module in pair(name, 3, 5):
+            torch.manual_seed(1)
+            parametrizations.spectral_norm(module, "weight_ih")
+            parametrizations.spectral_norm(module, "weight_hh")
+            results.append(flat(module(torch.ones(2, 3, dtype=torch.float64))))
+        close(*results)
+
     @every_module
     def test_deepcopy_and_pickle(self, name):
         _, ours = pair(name, 3, 5)
