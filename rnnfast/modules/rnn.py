@@ -95,4 +95,6 @@ class RNN(Recurrent):
     def _run_layer(
         self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
-        return ops.rnn(input, *states, *weights, nonlinearity=self.nonlinearity, **layout)
+        # The mode, as in torch: modules that old versions of torch pickled know it only by that.
+        nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
+        return ops.rnn(input, *states, *weights, nonlinearity=nonlinearity, **layout)

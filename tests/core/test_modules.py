@@ -359,6 +359,16 @@ class TestWeightsThatChange:
             results.append(flat(module(torch.ones(2, 3, dtype=torch.float64))))
         close(*results)
 
+    def test_the_mode_says_what_an_rnn_computes(self):
+        """Modules that old versions of torch pickled have no attribute nonlinearity."""
+        theirs, ours = pair("RNN", 3, 5)
+        for module in (theirs, ours):
+            del module.nonlinearity
+        for mode in ("RNN_TANH", "RNN_RELU"):
+            theirs.mode = ours.mode = mode
+            for x in (random(4, 2, 3), random(4, 3)):
+                assert_same_results_and_gradients(theirs, ours, x)
+
     @every_module
     def test_deepcopy_and_pickle(self, name):
         _, ours = pair(name, 3, 5)
