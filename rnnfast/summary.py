@@ -212,7 +212,11 @@ def _output_shapes(
             shapes.setdefault(module, shape)
 
     modes = {module: module.training for module in model.modules()}
-    hooks = [module.register_forward_hook(note) for module in modes]
+    hooks = [
+        module.register_forward_hook(note)
+        for module in modes
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes none
+    ]
     try:
         model.eval()
         with torch.no_grad():

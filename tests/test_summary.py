@@ -121,6 +121,16 @@ def test_the_model_is_left_as_it_was():
     assert model.training and not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_part_has_no_shape():
+    """It takes no hook; nor does any stay on the others."""
+    model = nn.Sequential(nn.Linear(3, 4), torch.jit.script(nn.Linear(4, 5)))
+    table = summary(model, torch.zeros(2, 3))
+    assert [row.output_shape for row in table.rows] == [(2, 4), None]
+    assert [row.trainable for row in table.rows] == [16, 25]
+    assert not model[0]._forward_hooks
+
+
 def test_fixed_weights_are_frozen_ones_and_buffers():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU())
     model[0].weight.requires_grad_(False)
