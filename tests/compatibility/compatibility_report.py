@@ -59,6 +59,11 @@ float64, in training and evaluation mode, all on the kernels. *Layers* are LSTM,
 
 Not promised, and not in the tables: `torch.jit`, `torch.fx.symbolic_trace` and dynamic
 quantization, which know torch.nn's own modules only: `rnnfast.restore(model)` first.
+
+`isinstance(module, torch.nn.LSTM)` and the like are false of rnnfast's modules, for `torch.compile`
+refuses every module of which they are true. What tells modules apart that way, such as a function
+that initialises weights, passes over them: let it look for `torch.nn.RNNBase` and `RNNCellBase`,
+which are their bases too, or run it before `rnnfast.accelerate(model)`.
 """
 
 

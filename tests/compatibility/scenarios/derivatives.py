@@ -122,6 +122,30 @@ def _(make):
     return result, torch.autograd.grad(loss(result), [x, *net.parameters()])
 
 
+# The kernels' backward has one node for all, which keeps what any gradient, or a second one, reads.
+@scenario("bias changed in place before backward", "Derivatives", MODULES, refused_here=MODULES)
+def _(make):
+    net = make(3, 4)
+    total = loss(net(example(net)))
+    with torch.no_grad():
+        net.get_parameter(weight_name(net).replace("weight", "bias")).mul_(2)
+    return torch.autograd.grad(total, list(net.parameters()))
+
+
+@scenario(
+    "input changed in place before backward, weights frozen",
+    "Derivatives",
+    MODULES,
+    refused_here=MODULES,
+)
+def _(make):
+    net = make(3, 4).requires_grad_(False)
+    x = example(net).requires_grad_()
+    total = loss(net(y := x.clone()))
+    y.detach().mul_(2)
+    return torch.autograd.grad(total, x)
+
+
 @scenario("use_deterministic_algorithms", "Derivatives", MODULES)
 def _(make):
     net = make(3, 4)
