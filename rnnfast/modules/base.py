@@ -1,5 +1,6 @@
 """What LSTM, GRU and RNN share: options, which calls the kernels take, the walk through layers."""
 
+import operator
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -278,18 +279,22 @@ class Recurrent(nn.RNNBase):
 
         Looked up at each call, for they may have been replaced since the last (assignment,
         ``functional_call``, parametrizations); in the dictionary first, since ``getattr`` of a
-        module costs ten times as much.
+        module costs ten times as much. As in torch, what a program has put into `_flat_weights`
+        counts in their place, unless they have been replaced since.
         """
-        parameters = self._parameters
-        weights = []
-        for names in self._all_weights:
-            found = [parameters.get(name) for name in names]
-            for index, weight in enumerate(found):
-                if weight is None:
-                    found[index] = getattr(self, names[index])
-            if not self.bias:
-                found[2:2] = [None, None]
-            weights.append(found)
+        names, parameters = self._flat_weights_names, self._parameters
+        current = [parameters.get(name) for name in names]
+        for index, weight in enumerate(current):
+            if weight is None:
+                current[index] = getattr(self, names[index])
+        if any(map(operator.is_not, current, self._flat_weights)):
+            pairs = zip(self._flat_weight_refs, current, strict=True)
+            if not any(ref and weight is not None and ref() is not weight for ref, weight in pairs):
+                current = self._flat_weights
+        count = len(self._all_weights[0])
+        weights = [current[start : start + count] for start in range(0, len(current), count)]
+        if not self.bias:
+            weights = [[*layer[:2], None, None, *layer[2:]] for layer in weights]
         return weights
 
     def _run_layers(

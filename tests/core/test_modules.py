@@ -338,6 +338,19 @@ class TestWeightsThatChange:
             module.weight_hh_l0 = raw * 0.5
         close(flat(ours(x)), flat(theirs(x)))
 
+    @every_layer
+    def test_tensors_put_into_flat_weights(self, name):
+        """As adapters on torch's modules do, until an attribute is replaced."""
+        theirs, ours = pair(name, 3, 5, num_layers=2)
+        x = random(4, 2, 3)
+        for module in (theirs, ours):
+            module(x)
+            module._flat_weights = [2 * weight for weight in module._flat_weights]
+        assert_same_results_and_gradients(theirs, ours, x)
+        for module in (theirs, ours):
+            module.weight_hh_l0 = nn.Parameter(module.weight_hh_l0.detach() / 2)
+        assert_same_results_and_gradients(theirs, ours, x)
+
     def test_parametrization(self):
         _, ours = pair("GRU", 3, 5)
         x = random(4, 2, 3)

@@ -38,6 +38,7 @@ PyObject* name_of(const char* text) { return PyUnicode_InternFromString(text); }
 struct Names {
   PyObject* parameters = name_of("_parameters");
   PyObject* all_weights = name_of("_all_weights");
+  PyObject* flat_weights = name_of("_flat_weights");
   PyObject* hidden_size = name_of("hidden_size");
   PyObject* num_layers = name_of("num_layers");
   PyObject* bidirectional = name_of("bidirectional");
@@ -314,6 +315,7 @@ py::object layers(const py::object& module, const py::object& input_object, cons
       kind_of(attribute(n.mode), attributes.ptr(), bf16_products(*dtype, bf16));
   PyObject* const parameters = attribute(n.parameters);
   PyObject* const all_weights = attribute(n.all_weights);
+  PyObject* const flat_weights = attribute(n.flat_weights);
   PyObject* const memory = attribute(n.memory);
   PyObject* const dropout = attribute(n.dropout);
   const int64_t hidden = number(n.hidden_size), num_layers = number(n.num_layers);
@@ -323,7 +325,7 @@ py::object layers(const py::object& module, const py::object& input_object, cons
   if (!kind || !parameters || !all_weights || hidden < 1 || num_layers < 1 || drops ||
       number(n.proj_size) != 0 || is_true(attribute(n.return_states)) ||
       is_true(attribute(n.learn_initial_state)) || (memory && !is_text(memory, "full")) ||
-      !PyList_CheckExact(all_weights) ||
+      !PyList_CheckExact(all_weights) || !flat_weights || !PyList_CheckExact(flat_weights) ||
       PyList_GET_SIZE(all_weights) != static_cast<Py_ssize_t>(num_layers * directions))
     return long_way;
 
@@ -343,6 +345,14 @@ py::object layers(const py::object& module, const py::object& input_object, cons
     if (!PyList_CheckExact(keys)) return long_way;
     const size_t count = static_cast<size_t>(PyList_GET_SIZE(keys));
     if (count != 2 && count != 4) return long_way;
+    // The long way knows when another tensor there counts in place of the parameter.
+    for (size_t j = 0; j < count; ++j) {
+      const auto place = static_cast<Py_ssize_t>(static_cast<size_t>(i) * count + j);
+      if (place >= PyList_GET_SIZE(flat_weights) ||
+          PyList_GET_ITEM(flat_weights, place) !=
+              PyDict_GetItem(parameters, PyList_GET_ITEM(keys, static_cast<Py_ssize_t>(j))))
+        return long_way;
+    }
     const int64_t features = i < directions ? input->size(2) : hidden * directions;
     const auto found = weights_of(parameters, reinterpret_cast<PyListObject*>(keys)->ob_item, count,
                                   *dtype, kind->gates() * hidden, features, hidden);
