@@ -174,6 +174,7 @@ def fit(
                 _log.warning(
                     "nothing is left to train: %d of %d epochs are done", done, config.epochs
                 )
+                _tell(logs, training.results)
             else:
                 keeper = _Keeper(training, recorder, checkpoint_seconds)
                 in_bits = corpus.vocabulary.level == "char"
@@ -380,9 +381,7 @@ def _run(
     config, processes = training.config, training.processes
     train, valid = (b.shard(processes.rank, processes.world_size) for b in (train, valid))
     keeper.begin()
-    for log in logs:
-        for result in training.results:
-            log.write(result)
+    _tell(logs, training.results)
     while not is_finished(config, training.results):
         epoch = len(training.results)
         title = f"epoch {epoch + 1}/{config.epochs}"
@@ -396,7 +395,12 @@ def _run(
             result = training.finish_epoch(valid)
             progress.finish(result.train_loss, result.valid_loss, result.words_per_second)
         keeper.save(is_best=best_of(training.results) is result)
-        for log in logs:
+        _tell(logs, [result])
+
+
+def _tell(logs: Sequence[Log], results: Sequence[EpochResult]) -> None:
+    for log in logs:
+        for result in results:
             log.write(result)
 
 

@@ -17,6 +17,7 @@ import torch
 from rnnfast.language_model import (
     Checkpoint,
     Config,
+    CsvLog,
     LanguageModel,
     Run,
     TrainingResult,
@@ -266,6 +267,23 @@ def test_logs_are_told_the_epochs_before_a_resume(tmp_path, config, corpus):
     log = Log()
     result = train(tmp_path / "run", config, corpus, logs=[log])
     assert tuple(log) == result.epochs
+
+
+def test_a_kill_after_the_last_checkpoint_leaves_no_epoch_out_of_the_log(tmp_path, config, corpus):
+    class Killed(Exception):
+        pass
+
+    class KilledLog(CsvLog):
+        def write(self, result):
+            if result.epoch == config.training.epochs:
+                raise Killed
+            super().write(result)
+
+    path = tmp_path / "run" / "log.csv"
+    with pytest.raises(Killed):
+        train(tmp_path / "run", config, corpus, logs=[KilledLog(path)])
+    result = train(tmp_path / "run", config, corpus, logs=[CsvLog(path)])
+    assert CsvLog.read(path) == [dataclasses.asdict(epoch) for epoch in result.epochs]
 
 
 def test_a_checkpoint_may_be_gone_on_from_twice(tmp_path, config, corpus):
