@@ -159,8 +159,10 @@ def _draw(runs: list[_Curves], title: str | None) -> "Figure":
     every = [value for run in runs for value in run.train_perplexity + run.valid_perplexity]
     _logarithmic(perplexity, every)
     perplexity.set_ylabel("perplexity")
-    rates = [value for run in runs for value in run.learning_rate]
-    _logarithmic(rate, rates, ticks=[min(rates), max(rates)])
+    # A rate that decayed to zero has no place on a logarithmic axis.
+    rates = [value for run in runs for value in run.learning_rate if value > 0]
+    if rates:
+        _logarithmic(rate, rates, ticks=[min(rates), max(rates)])
     rate.set_title("learning rate", fontsize=9, fontweight="normal", color=FAINT, pad=4)
     rate.tick_params(axis="y", labelcolor=FAINT, labelsize=9)
     _bits(perplexity)

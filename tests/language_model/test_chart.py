@@ -1,5 +1,6 @@
 """The picture of a training: what stands in it, and from what it can be drawn."""
 
+import dataclasses
 import math
 import sys
 
@@ -74,6 +75,13 @@ def test_what_is_not_finite_is_left_out(matplotlib):
     assert figure.axes[0].get_ylim()[1] < 400
     assert figure.axes[0].get_legend().get_texts()[1].get_text().endswith("best 90 in epoch 2")
     _draw([_curves("", results(math.inf))], None)
+
+
+def test_learning_rates_of_zero_are_left_out(matplotlib):
+    epochs = [dataclasses.replace(epoch, learning_rate=0.0) for epoch in results(90.0, 95.0)]
+    _draw([_curves("", epochs)], None)
+    ticks = _draw([_curves("", [*results(99.0), *epochs])], None).axes[1].get_yticks()
+    assert set(ticks) == {0.5}
 
 
 def test_the_same_history_gives_the_same_picture(matplotlib, tmp_path):
