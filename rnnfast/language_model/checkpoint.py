@@ -68,6 +68,7 @@ class Run:
         self.vocabulary = vocabulary
         self._tables = parse_toml(config.to_toml())
         self._is_new = True
+        self._may_replace = False
         self._was_read = False
         self._last_is_sound = True
 
@@ -92,7 +93,9 @@ class Run:
             CheckpointError: the path is a file, or holds a run and ``overwrite`` is False.
         """
         refuse_existing(path, overwrite=overwrite)
-        return cls(path, config, vocabulary)
+        run = cls(path, config, vocabulary)
+        run._may_replace = overwrite
+        return run
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, epochs: int | None = None) -> "Run":
@@ -134,8 +137,9 @@ class Run:
         """Make the folder ready for a training: a new run takes the place of one that is there.
 
         Raises:
-            CheckpointError: the folder cannot be made or written to; another process trains in it;
-                or it holds a training whose checkpoint was not read and would be lost.
+            CheckpointError: the folder cannot be made or written to; another process trains in it,
+                or did so since :meth:`create`; or it holds a training whose checkpoint was not read
+                and would be lost.
         """
         if not (self._is_new or self._was_read):
             raise CheckpointError(
@@ -145,6 +149,10 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if self._is_new:
+                # Since create, another process may have trained here and ended.
+                refuse_existing(self.path, overwrite=self._may_replace)
+                if (self.path / "config.toml").exists():
+                    (self.path / "log.csv").unlink(missing_ok=True)
                 # In this order a crash leaves no file beside a config.toml that it is not of.
                 for name in ("config.toml", *(f"{name}.safetensors" for name in _TENSOR_FILES)):
                     (self.path / name).unlink(missing_ok=True)

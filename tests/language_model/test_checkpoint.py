@@ -300,6 +300,22 @@ def test_a_run_is_replaced_when_the_training_begins(run, config, corpus, model):
     opened.load_model("last")
 
 
+def test_a_replaced_run_leaves_no_table_of_its_epochs(run, config, corpus):
+    (run.path / "log.csv").write_text("epoch\n1\n")
+    Run.create(run.path, config, corpus.vocabulary, overwrite=True).begin()
+    assert not (run.path / "log.csv").exists()
+
+
+def test_a_run_that_was_trained_since_is_not_replaced(tmp_path, config, corpus, model):
+    first, second = (Run.create(tmp_path / "x", config, corpus.vocabulary) for _ in range(2))
+    first.begin()
+    first.save(checkpoint_of(model, result(1)), is_best=True)
+    before = contents(first.path)
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        second.begin()
+    assert contents(first.path) == before
+
+
 def test_missing_files_are_named(run, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere is not a folder"):
         Run.open(tmp_path / "nowhere")
