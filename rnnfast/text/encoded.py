@@ -39,10 +39,12 @@ def encode_corpus(
         The folder.
 
     Raises:
-        InputError: the text cannot be used, a value is out of range, or the folder cannot be
-            written to.
+        InputError: the text cannot be used, a value is out of range, or the folder holds a run or
+            cannot be written to.
     """
     folder = Path(folder)
+    if (folder / "config.toml").exists():
+        raise InputError(f"{folder} holds a run, whose vocabulary would be lost: choose another")
     counts = count_tokens(path, tokenizer, cleaning=cleaning)
     vocabulary = Vocabulary.from_counts(
         counts, tokenizer=tokenizer, min_count=min_count, max_size=max_size, cleaning=cleaning

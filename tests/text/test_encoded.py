@@ -52,3 +52,10 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path, text):
         load_encoded(tmp_path / "nowhere")
     with pytest.raises(InputError, match="cannot write to"):
         encode_corpus(text, text)
+
+
+def test_a_run_keeps_its_vocabulary(tmp_path, text):
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(InputError, match="holds a run, whose vocabulary would be lost"):
+        encode_corpus(text, tmp_path)
+    assert not (tmp_path / "vocabulary.json").exists()
