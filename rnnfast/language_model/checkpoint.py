@@ -284,10 +284,15 @@ class Run:
         metadata["content"] = _content_fingerprint(tensors, metadata)
         # The same name each time: what a killed training left is overwritten.
         temporary = self.path / f".{name}.safetensors.tmp"
-        with open(temporary, "wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(temporary, "wb") as file:
+                file.write(save(tensors, metadata))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            # Without a name where the disk is full.
+            error.filename = error.filename or str(temporary)
+            raise
         return temporary
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import resource
 import subprocess
 import sys
 
@@ -21,7 +22,7 @@ from rnnfast.language_model import (
     new_optimizer,
 )
 from rnnfast.language_model.checkpoint import _content_fingerprint
-from rnnfast.text import Vocabulary
+from rnnfast.text import Vocabulary, write_atomically
 
 FILES = {"config.toml", "vocabulary.json", "best.safetensors", "last.safetensors", ".lock"}
 
@@ -409,3 +410,20 @@ def test_weights_in_the_place_of_a_checkpoint_are_refused(run):
     (run.path / "last.safetensors").write_bytes((run.path / "best.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match="last.safetensors holds weights alone"):
         Run.open(run.path).checkpoint()
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_named(run, model):
+    before = contents(run.path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        for write in (
+            lambda: run.save(checkpoint_of(model, result(1)), is_best=False),
+            lambda: write_atomically(run.path / "log.csv", bytes(200)),
+        ):
+            with pytest.raises(OSError, match=r"File too large: '.*(last.safetensors|log.csv)"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = contents(run.path)
+    assert {name: after[name] for name in before} == before
