@@ -1,7 +1,6 @@
 """Text drawn from a model, one token after the other."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,8 +21,8 @@ from .continuation import (
 )
 from .model import LanguageModel
 
-# Logits divided by less could overflow.
-_LOWEST_TEMPERATURE = 1e-6
+# Logits divided by less could overflow; more does, in float32.
+_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 1e-6, 1e30
 # Random numbers of a row that are drawn at once.
 _BLOCK = 256
 
@@ -52,7 +51,8 @@ def generate(
         prompt: ids of the tokens to start from, at least one. They are read in one call.
         length: number of tokens to draw, at least 1.
         temperature: the logits are divided by it: below 1 the likely tokens become likelier,
-            above 1 all become more alike. At least 1e-6, or 0: always the likeliest token (argmax).
+            above 1 all become more alike. From 1e-6 to 1e30, or 0: always the likeliest token
+            (argmax).
         top_k: draw from the ``top_k`` likeliest tokens only, at least 1. None: from all.
         top_p: draw from the likeliest tokens only, as few as have together at least this
             probability, above 0 and at most 1: nucleus sampling (Holtzman et al. 2020, "The Curious
@@ -79,9 +79,9 @@ def generate(
     """
     prompt, end = checked_task(model, vocabulary, prompt, length, stop)
     is_temperature = is_number(temperature) and (
-        temperature == 0 or _LOWEST_TEMPERATURE <= temperature < math.inf
+        temperature == 0 or _LOWEST_TEMPERATURE <= temperature <= _HIGHEST_TEMPERATURE
     )
-    expected = f"0, or a finite number of at least {_LOWEST_TEMPERATURE}"
+    expected = f"0, or a number from {_LOWEST_TEMPERATURE} to {_HIGHEST_TEMPERATURE}"
     require(is_temperature, "temperature", temperature, expected)
     if top_k is not None:
         require_at_least_one("top_k", top_k)
