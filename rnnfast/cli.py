@@ -1,6 +1,8 @@
 """The command line: ``rnnfast bench``, and the language model's commands if its extra is there."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,16 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if _missing_extra and arguments and arguments[0] in _LANGUAGE_MODEL:
         return _fail(_missing_extra, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: what its encoding lacks, such as a file's odd name, is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has enough; what is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except InputError as error:
         return _fail(error, 2)
     except options.failures as error:
         return _fail(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory_error(error):
+            raise
+        return _fail(f"not enough memory: {str(error).splitlines()[0]}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     return 0
+
+
+def _is_memory_error(error: Exception) -> bool:
+    """Whether memory is short; on the CPU torch has no type of its own for it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        text in str(error) for text in ("can't allocate memory", "size calculation overflowed")
+    )
 
 
 def _fail(message: object, code: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import re
 import subprocess
 import sys
@@ -258,6 +259,9 @@ BAD_TRAININGS = {
     "bad settings": ("--config short.txt", "settings are TOML"),
     "no sizes": ("--hidden-size 8,x", "expected integers with commas between, got '8,x'"),
     "no device": ("--device tpu:0", "--device: no device 'tpu:0' here"),
+    "device without numbers": ("--device meta", "--device: no device 'meta' here"),
+    "not finite": ("--forget-bias nan", "forget_bias must be a finite number, got nan"),
+    "undecodable path": ("--text \udcff", r"path must be a name that UTF-8 holds"),
     "no splits": ("--splits 1:2:x", "expected three ranges as"),
     "unknown backend": ("--backend tf", "backend must be one of rnnfast, torch, got 'tf'"),
     "no number": ("--epochs many", "--epochs: invalid int value: 'many'"),
@@ -317,6 +321,32 @@ def test_failure_on_the_way_has_another_code(tmp_path, text, capsys):
     assert "error: training diverged in epoch 1" in capsys.readouterr().err
     # What there was before the first step is there to go on from, to look at.
     assert Run.open(tmp_path / "run").checkpoint().results == ()
+
+
+def test_what_takes_too_much_memory_is_one_line(text, tmp_path, capsys):
+    arguments = ["train", "--text", text, *TINY, "--output", tmp_path / "run"]
+    for size in ("100000000", "2147483647"):
+        error = refusal([*arguments, "--hidden-size", size], capsys, code=1)
+        assert "error: not enough memory: " in error
+    assert "hidden_size must be" in refusal([*arguments, "--hidden-size", "9" * 20], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path, run, text, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    odd = text.rename(tmp_path / "\udcff.txt")
+    assert main(["evaluate", str(run), "--text", str(odd)]) == 0
+    assert b"\\udcff.txt: perplexity " in stdout.buffer.getvalue()
+
+
+def test_output_that_nobody_reads_is_no_error(run):
+    for arguments in (["sample", str(run), "--length", "5000"], ["summary", str(run)]):
+        command = [sys.executable, "-m", "rnnfast", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes) as process:
+            process.stdout.close()
+            assert (process.stderr.read(), process.wait()) == (b"", 1)
 
 
 def test_interruption_is_one_line(monkeypatch, run, capsys):

@@ -158,7 +158,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()  # what has no numbers, as meta, is none
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"no device {name!r} here: {reason}") from None

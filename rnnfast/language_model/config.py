@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ def _is_positive_integer(value: object) -> bool:
     return is_integer(value) and value >= 1
 
 
+def _is_path(value: object) -> bool:
+    """Whether it names a file, under a name that a file of settings can hold."""
+    return isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
+
+
 def _require_choice(settings: object, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(settings, name)
     require(value in choices, name, value, f"one of {', '.join(choices)}")
@@ -58,11 +64,15 @@ def _require_flags(settings: object, *names: str) -> None:
         require(isinstance(value, bool), name, value, "true or false")
 
 
-def _require_at_least_one(settings: object, *names: str, optional: bool = False) -> None:
+def _require_at_least_one(
+    settings: object, *names: str, optional: bool = False, is_size: bool = False
+) -> None:
     for name in names:
         value = getattr(settings, name)
         if not (optional and value is None):
             require_at_least_one(name, value)
+            # Torch can tell of larger ones by an overflow only.
+            require(not is_size or value < 2**31, name, value, "below 2**31")
 
 
 def _require_left_out(settings: object, where: str, *names: str) -> None:
@@ -146,7 +156,7 @@ class DataConfig:
         _require_at_least_one(self, "min_count", "max_size", optional=True)
         _require_flags(self, "lower")
         if self.path is not None:
-            require(isinstance(self.path, str), "path", self.path, "a string")
+            require(_is_path(self.path), "path", self.path, "a name that UTF-8 holds")
         if self.keep is not None:
             require(isinstance(self.keep, str) and self.keep != "", "keep", self.keep, "letters")
         if self.corpus == "pydoc":
@@ -284,8 +294,8 @@ class ModelConfig:
                 f"left out or {len(sizes)}, the layers of hidden_size",
             )
         else:
-            _require_at_least_one(self, "hidden_size")
-        _require_at_least_one(self, "num_layers", "embedding_size", optional=True)
+            _require_at_least_one(self, "hidden_size", is_size=True)
+        _require_at_least_one(self, "num_layers", "embedding_size", optional=True, is_size=True)
         _require_choice(self, "cell", CELLS)
         _require_choice(self, "embedding", ("learned", "one_hot"))
         _require_choice(self, "nonlinearity", ("tanh", "relu"))
@@ -295,7 +305,8 @@ class ModelConfig:
         _require_choice(self, "precision", PRECISIONS)
         _require_flags(self, "reset_after", "single_bias", "tied", "locked_dropout")
         _require_positive(self, "init_scale")
-        require(is_number(self.forget_bias), "forget_bias", self.forget_bias, "a number")
+        is_finite = is_number(self.forget_bias) and math.isfinite(self.forget_bias)
+        require(is_finite, "forget_bias", self.forget_bias, "a finite number")
         if self.cell != "lstm":
             require(self.forget_bias == 0, "forget_bias", self.forget_bias, "0 but for cell lstm")
         require(self.dropout is not None, "dropout", self.dropout, "at least 0 and below 1")
@@ -553,5 +564,5 @@ def parse_toml(text: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
         raise InputError(f"settings are TOML: {error}") from None

@@ -294,7 +294,7 @@ class Vocabulary:
         """
         try:
             content = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"a vocabulary is a JSON object: {error}") from None
         if (
             not isinstance(content, dict)

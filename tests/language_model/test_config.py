@@ -136,6 +136,7 @@ def test_none_is_the_default_of_whatever_may_be_none():
 def test_toml_that_is_no_configuration_is_refused():
     for content, message in (
         ("{", "settings are TOML"),
+        ("a = " + "9" * 5000, "settings are TOML"),
         ("speed = 1", "unknown table speed: expected data, model, training"),
         ("model = 3", "model must be a table, got 3"),
         ("[training]\nspeed = 1", "unknown setting speed in training"),
