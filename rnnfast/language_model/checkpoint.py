@@ -360,6 +360,7 @@ def _flatten(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]
         "window": checkpoint.window,
         "num_tokens": checkpoint.num_tokens,
         "seconds": checkpoint.seconds,
+        "corpus": checkpoint.corpus,
     }
     return tensors, plain
 
@@ -390,6 +391,7 @@ def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> Checkpoint:
         nats=tensors["nats"],
         num_tokens=plain["num_tokens"],
         seconds=plain["seconds"],
+        corpus=plain.get("corpus"),
     )
 
 

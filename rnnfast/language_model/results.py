@@ -80,6 +80,7 @@ class Checkpoint:
         nats: sum of the losses of the targets in these windows, ``(processes)``, float64.
         num_tokens: number of these targets, in each process.
         seconds: time that these windows took.
+        corpus: the text's :attr:`~rnnfast.text.Corpus.fingerprint`; None: not known.
     """
 
     weights: dict[str, Tensor]
@@ -92,3 +93,4 @@ class Checkpoint:
     nats: Tensor
     num_tokens: int
     seconds: float
+    corpus: str | None = None

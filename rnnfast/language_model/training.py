@@ -156,7 +156,7 @@ def fit(
 
     Raises:
         InputError: a part of the text is too short for a batch, which is found before anything else
-            is done; or the checkpoint is not of such a training.
+            is done; or the checkpoint is not of such a training, or of another text.
         TrainingError: the loss became infinite or not a number.
     """
     train = training_batches(corpus.train, config, corpus.vocabulary)
@@ -165,8 +165,13 @@ def fit(
     with joined() as processes:
         if not processes.is_main:
             recorder, logs, show_progress = None, (), False
-        training = _Training(model, config, processes, accuracy)
+        training = _Training(model, config, processes, accuracy, corpus.fingerprint)
         if start is not None:
+            if start.corpus not in (None, training.corpus):
+                raise InputError(
+                    f"the checkpoint is of a training on another text than {corpus.name}: it has "
+                    "changed since"
+                )
             training.resume(start)
         try:
             if is_finished(config, training.results):
@@ -209,12 +214,18 @@ class _Training:
     """What :func:`fit` trains, and how far it has come."""
 
     def __init__(
-        self, model: LanguageModel, config: TrainingConfig, processes: Processes, accuracy: bool
+        self,
+        model: LanguageModel,
+        config: TrainingConfig,
+        processes: Processes,
+        accuracy: bool,
+        corpus: str,
     ) -> None:
         self.model = model
         self.config = config
         self.processes = processes
         self.accuracy = accuracy
+        self.corpus = corpus
         self.device = device_of(model)
         # What dropout draws differs from process to process.
         torch.manual_seed(config.seed + processes.rank)
@@ -279,6 +290,7 @@ class _Training:
             nats=gathered(place.nats[None]),
             num_tokens=place.num_tokens,
             seconds=place.seconds,
+            corpus=self.corpus,
         )
 
     def train_epoch(self, batches: Batches) -> Iterator[None]:

@@ -85,7 +85,7 @@ class RNN(Recurrent):
             args = args[:3] + args[4:]
         else:
             nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if nonlinearity not in _MODES:
+        if nonlinearity not in tuple(_MODES):  # which asks for no hash
             raise ValueError(
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )

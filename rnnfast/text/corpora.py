@@ -1,5 +1,6 @@
 """Texts to learn from: Python's own language reference, Penn Treebank folders, any text files."""
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -25,6 +26,8 @@ Splits = Sequence[tuple[int | float, int | float]]
 
 EIGHT_ONE_ONE = ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))
 
+_HASHED_TOKENS, _HASHED_PLACES = 1 << 22, 1 << 10
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -47,6 +50,18 @@ class Corpus:
         if name not in SPLITS:
             raise InputError(f"unknown split {name!r}: expected one of {', '.join(SPLITS)}")
         return getattr(self, name)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the parts: of a part of more than 2**22 tokens, of its length and of as many
+        that stand in 1,024 places of it, so that a text larger than memory is not read for it."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.valid, self.test):
+            digest.update(len(part).to_bytes(8, "little"))
+            size = _HASHED_TOKENS // _HASHED_PLACES
+            for start in range(0, len(part), max(size, len(part) // _HASHED_PLACES)):
+                digest.update(part[start : start + size].contiguous().numpy())
+        return digest.hexdigest()
 
 
 def load_ptb(path: str | os.PathLike, level: str = "word") -> Corpus:

@@ -141,6 +141,7 @@ class TestConstruction:
             ("GRU", (3, 5), {"proj_size": 2}),
             ("RNN", (3, 5), {"proj_size": 2}),
             ("RNN", (3, 5), {"nonlinearity": "sin"}),
+            ("RNN", (3, 5), {"nonlinearity": ["tanh"]}),
             ("RNN", (3, 5, 1, "sin"), {}),
         ],
     )

@@ -286,6 +286,20 @@ def test_a_kill_after_the_last_checkpoint_leaves_no_epoch_out_of_the_log(tmp_pat
     assert CsvLog.read(path) == [dataclasses.asdict(epoch) for epoch in result.epochs]
 
 
+def test_a_text_that_has_changed_is_refused(tmp_path, config, corpus):
+    """Where its vocabulary is the same; a checkpoint that does not tell its text is taken."""
+    train(tmp_path, config, corpus)
+    changed = dataclasses.replace(corpus, valid=corpus.valid.flip(0))
+    more = config.replace(epochs=config.training.epochs + 1)
+    with pytest.raises(InputError, match="another text than .* has changed since"):
+        train(tmp_path, more, changed)
+    start = Run.open(tmp_path).checkpoint()
+    assert start.corpus == corpus.fingerprint
+    untold = dataclasses.replace(start, corpus=None)
+    result = fit(new_model(corpus, more), changed, more.training, start=untold, show_progress=False)
+    assert len(result.epochs) == more.training.epochs
+
+
 def test_a_checkpoint_may_be_gone_on_from_twice(tmp_path, config, corpus):
     config = config.replace(optimizer="adam", learning_rate=0.01, epochs=2)
     train(tmp_path / "run", config.replace(epochs=1), corpus)

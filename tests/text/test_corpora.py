@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from rnnfast.text import (
     EOD,
@@ -11,7 +12,10 @@ from rnnfast.text import (
     SPLITS,
     UNK,
     Cleaning,
+    Corpus,
     InputError,
+    Vocabulary,
+    corpora,
     load_ptb,
     load_pydoc,
     load_text,
@@ -276,6 +280,36 @@ def test_text_options_that_do_not_fit_are_refused(tmp_path):
         load_text(path, level="line")
     with pytest.raises(InputError, match="min_count is for words"):
         load_text(path, level="char", min_count=2)
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_fingerprint_tells_texts_apart(size):
+    def corpus(**changed: torch.Tensor) -> Corpus:
+        parts = {split: torch.arange(size) for split in ("train", "valid", "test")}
+        return Corpus("numbers", Vocabulary(["a"], tokenizer="char"), **parts | changed)
+
+    others = [
+        corpus(test=torch.arange(size - 1)),
+        corpus(valid=torch.arange(size).index_fill(0, torch.tensor([size - 1]), 0)),
+        corpus(train=torch.arange(size).roll(1)),
+    ]
+    assert len({other.fingerprint for other in [corpus(), *others]}) == 4
+    assert corpus().fingerprint == corpus().fingerprint
+
+
+def test_fingerprint_of_a_long_text_is_of_places_all_over_it(monkeypatch):
+    monkeypatch.setattr(corpora, "_HASHED_TOKENS", 32)
+    monkeypatch.setattr(corpora, "_HASHED_PLACES", 8)
+    tokens = torch.zeros(1000, dtype=torch.int64)
+
+    def fingerprint(start: int, end: int) -> str:
+        train = tokens.clone()
+        train[start:end] = 1
+        return Corpus("a", Vocabulary(["a"], tokenizer="char"), train, tokens, tokens).fingerprint
+
+    same = fingerprint(0, 0)
+    assert all(fingerprint(start, start + 125) != same for start in range(0, 1000, 125))
+    assert fingerprint(4, 125) == same
 
 
 def test_pydoc_is_prose_split_in_three():
