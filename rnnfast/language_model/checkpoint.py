@@ -291,7 +291,8 @@ class Run:
                 os.fsync(file.fileno())
         except OSError as error:
             # Without a name where the disk is full.
-            error.filename = error.filename or str(temporary)
+            if error.errno and error.filename is None:
+                error.filename = str(temporary)
             raise
         return temporary
 

@@ -67,7 +67,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         # Without a name where the disk is full.
-        error.filename = error.filename or str(path)
+        if error.errno and error.filename is None:
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
