@@ -212,7 +212,11 @@ def _last_cut(block: bytes, split: Callable[[str], list[str]]) -> int:
     while (cut := max(block.rfind(b" ", 1, cut), block.rfind(b"\n", 1, cut))) > 0:
         before = block[max(0, cut - _AROUND) : cut].decode(errors="ignore")
         after = block[cut : cut + _AROUND].decode(errors="ignore")
-        if not before[-1:].isspace() and split(before) + split(after) == split(before + after):
+        if before[-1:].isspace():
+            continue
+        left, right = split(before), split(after)
+        # Where a cleaning leaves nothing of a side, what joins across the cut is out of sight.
+        if left and right and left + right == split(before + after):
             return cut
     return 0
 

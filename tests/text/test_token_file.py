@@ -282,6 +282,14 @@ def test_what_is_no_text_is_refused(tmp_path, monkeypatch, tokenizer):
     assert os.listdir(tmp_path) == ["text.txt"]
 
 
+@pytest.mark.parametrize("tokenizer", ["word", "ptb"])
+def test_no_word_is_cut_where_a_cleaning_joins_its_parts_from_afar(tmp_path, tokenizer):
+    path = tmp_path / "text.txt"
+    path.write_text("a" + "! " * 200 + "b\n")
+    cleaning = Cleaning(keep="ab", replacement="")
+    assert count_tokens(path, tokenizer, cleaning=cleaning, chunk_size=50) == {"ab": 1}
+
+
 def test_a_cleaning_that_leaves_nothing(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("123")
