@@ -169,11 +169,11 @@ def _receive(url: str, part: Path, timeout: float, show_progress: bool) -> None:
             if error.headers.get("Content-Range", "") == f"bytes */{offset}":
                 return
             part.unlink()
-        elif error.code < 500 and error.code not in (408, 429):
-            raise DownloadError(
-                f"cannot download {url}: the server answered {error.code} {error.reason}"
-            ) from None
-        raise _BrokenOff(f"the server answered {error.code} {error.reason}") from None
+        # Python's own words on endless redirection take three lines.
+        answer = f"the server answered {error.code} {' '.join(str(error.reason).split())}"
+        if error.code < 500 and error.code not in (408, 416, 429):
+            raise DownloadError(f"cannot download {url}: {answer}") from None
+        raise _BrokenOff(answer) from None
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenOff(str(getattr(error, "reason", error))) from None
     except ValueError as error:

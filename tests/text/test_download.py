@@ -196,6 +196,25 @@ def test_busy_server_is_asked_again_but_not_one_that_refuses(server, tmp_path):
     assert len(server.ranges) == 4
 
 
+def test_endless_redirection_is_told_in_one_line(tmp_path):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/file"
+        with pytest.raises(DownloadError, match="answered 302 .*infinite loop") as refused:
+            download_file(url, tmp_path / "file", show_progress=False)
+        server.shutdown()
+    assert "\n" not in str(refused.value)
+
+
 def test_server_that_is_not_there_is_named(server, tmp_path):
     with pytest.raises(DownloadError, match="cannot download http://127.0.0.1:9/.*refused"):
         download_ptb(tmp_path, url="http://127.0.0.1:9/x.tgz", retries=1, show_progress=False)
