@@ -297,10 +297,11 @@ class _SeparateWindows(Batches):
     ) -> None:
         super().__init__(tokens, batch_size, num_steps, seed=seed, name=name)
         _require_at_least("stride", stride, 1)
-        self._stride = stride
         self._shuffle = shuffle
         needed = ((1 if keep_remainder else batch_size) - 1) * stride + num_steps + 1
         self._require_length(needed, f" at stride {stride}" if stride != num_steps else "")
+        # A longer one leaves a single window too, and may be more than numpy's integers hold.
+        stride = self._stride = min(stride, len(tokens))
         self._largest_offset = min(stride - 1, len(tokens) - needed) if random_offset else 0
         self._num_candidates = 1 + (len(tokens) - self._largest_offset - num_steps - 1) // stride
         dropped = 0 if keep_remainder else self._num_candidates % batch_size

@@ -138,6 +138,12 @@ def test_picture_of_overlapping_windows():
     assert (len(batches), batches.num_tokens) == (2, 12)
 
 
+def test_a_stride_beyond_any_text_leaves_one_window():
+    for stride in (12, 2**70):
+        ((input, target),) = OverlappingWindows(text(12), 1, 3, stride=stride)
+        assert (input.flatten().tolist(), target.flatten().tolist()) == ([0, 1, 2], [1, 2, 3])
+
+
 def test_overlapping_windows_with_a_stride_and_a_remainder():
     # Windows begin at 0, 2, 4, 6 and 8; the fifth fills no batch of two.
     dropped = OverlappingWindows(text(12), batch_size=2, num_steps=3, stride=2)
