@@ -86,8 +86,10 @@ class LanguageModel(nn.Module):
 
     def __init__(self, vocab_size: int, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
-        if type(vocab_size) is not int or vocab_size < 1:
-            raise InputError(f"vocab_size must be an integer of at least 1, got {vocab_size!r}")
+        if type(vocab_size) is not int or not 1 <= vocab_size < 2**63:
+            raise InputError(
+                f"vocab_size must be an integer from 1 to 2**63 - 1, got {vocab_size!r}"
+            )
         self.vocab_size = vocab_size
         self.config = config
         sizes = config.hidden_sizes
@@ -169,8 +171,12 @@ class LanguageModel(nn.Module):
                 f"target must have the shape of input, {tuple(output.shape[:2])}, "
                 f"got {tuple(target.shape)}"
             )
-        with self._precision():
-            return self.output.loss(output, target)
+        try:
+            with self._precision():
+                return self.output.loss(output, target)
+        except (IndexError, RuntimeError):
+            self._require_ids("target", target)
+            raise
 
     def hidden(
         self, input: Tensor, state: State | None = None, reset: Tensor | None = None
@@ -212,15 +218,18 @@ class LanguageModel(nn.Module):
         try:
             x = self.embedding(input)
         except (IndexError, RuntimeError):
-            if input.dtype == torch.int64 and (input.min() < 0 or input.max() >= self.vocab_size):
-                raise InputError(
-                    f"input must hold ids from 0 to {self.vocab_size - 1}, "
-                    f"got ids from {input.min()} to {input.max()}"
-                ) from None
+            self._require_ids("input", input)
             raise
         if self.training:
             x = self.input_dropout(self.embedding_dropout(x, input))
         return x
+
+    def _require_ids(self, name: str, ids: Tensor) -> None:
+        if ids.dtype == torch.int64 and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            raise InputError(
+                f"{name} must hold ids from 0 to {self.vocab_size - 1}, "
+                f"got ids from {ids.min()} to {ids.max()}"
+            ) from None
 
     def _run(
         self,

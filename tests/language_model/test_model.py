@@ -527,6 +527,21 @@ def test_an_id_out_of_range_is_named(embedding, id):
         model(ids)
 
 
+@pytest.mark.parametrize("softmax", [{}, {"softmax": "adaptive", "cutoffs": (3,)}])
+@pytest.mark.parametrize("backend", ["rnnfast", "torch"])
+def test_a_target_outside_the_vocabulary_is_told(backend, softmax):
+    model = LanguageModel(V, ModelConfig(4, backend=backend, **softmax))
+    target = IDS.clone()
+    target[1, 1] = V
+    with pytest.raises(InputError, match=f"target must hold ids from 0 to {V - 1}, got .*{V}"):
+        model.loss(IDS, target)
+
+
+def test_a_vocabulary_beyond_any_memory_is_refused():
+    with pytest.raises(InputError, match=f"vocab_size must be .*, got {2**64}"):
+        LanguageModel(2**64, ModelConfig(4))
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
