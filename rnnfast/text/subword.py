@@ -53,6 +53,9 @@ class SubwordTokenizer:
             self._tokenizer = library.Tokenizer.from_str(json.dumps(definition))
         except Exception as error:  # the package raises no narrower type
             raise InputError(f"this defines no sub-word tokenizer: {error}") from None
+        # A definition may be that of a model that reads one sentence, of a length of its own.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self.definition = definition
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.tokens = tuple(sorted(ids, key=ids.__getitem__))
@@ -104,6 +107,8 @@ class SubwordTokenizer:
             raise InputError(
                 f"size must be at least {smallest}, one token for each byte and special, got {size}"
             )
+        if size > _LARGEST_SIZE:
+            raise InputError(f"size must be at most {_LARGEST_SIZE}, got {size}")
         options = {
             "vocab_size": size,
             "special_tokens": list(specials),
@@ -112,7 +117,7 @@ class SubwordTokenizer:
         }
         if model == "bpe":
             tokenizer = library.Tokenizer(library.models.BPE())
-            trainer = library.trainers.BpeTrainer(min_frequency=min_count, **options)
+            trainer = library.trainers.BpeTrainer(min_frequency=min(min_count, 2**63), **options)
         else:
             tokenizer = library.Tokenizer(library.models.Unigram())
             trainer = library.trainers.UnigramTrainer(**options)
@@ -130,7 +135,7 @@ class SubwordTokenizer:
         tokens: list[str] = []
         try:
             for piece in _pieces(text):
-                tokens += self._tokenizer.encode(piece).tokens
+                tokens += self._tokenizer.encode(piece, add_special_tokens=False).tokens
         except Exception as error:  # as above; a TypeError where UTF-8 cannot hold the text
             raise InputError(f"cannot split {text!r:.40} into sub-words: {error}") from None
         return tokens
@@ -142,6 +147,10 @@ class SubwordTokenizer:
             for is_special, run in groupby(tokens, key=self._specials.__contains__)
         )
 
+
+# The package takes some 70 bytes for each token before it learns any, and ends the process where
+# it gets none.
+_LARGEST_SIZE = 2**24
 
 _PIECE = 2**16
 _cut = re.compile(r"\S\n(?=\S)")

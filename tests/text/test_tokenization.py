@@ -62,6 +62,42 @@ def test_characters_of_the_penn_treebank():
     assert tokenizer.detokenize(tokens) == "a cat\n"
 
 
+def test_subwords_beyond_any_memory_are_refused():
+    with pytest.raises(InputError, match="size must be at most 16777216, got 2147483647"):
+        SubwordTokenizer.train([TEXT], size=2**31 - 1)
+    assert len(SubwordTokenizer.train([TEXT], min_count=10**30).tokens) == 256
+
+
+def test_a_definition_that_cuts_fills_and_opens_texts_gives_them_back_exactly(subwords):
+    opened = {"Sequence": {"id": "A", "type_id": 0}}
+    mark = {"SpecialToken": {"id": "<eod>", "type_id": 0}}
+    definition = subwords.definition | {
+        "truncation": {
+            "max_length": 3,
+            "stride": 0,
+            "strategy": "LongestFirst",
+            "direction": "Right",
+        },
+        "padding": {
+            "strategy": {"Fixed": 8},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<eod>",
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [mark, opened],
+            "pair": [opened, opened],
+            "special_tokens": {"<eod>": {"id": "<eod>", "ids": [0], "tokens": ["<eod>"]}},
+        },
+    }
+    tokenizer = SubwordTokenizer(definition)
+    for text in ("a", TEXT):
+        assert tokenizer.tokenize(text) == subwords.tokenize(text)
+
+
 def test_subwords_are_the_bytes_and_what_is_frequent(subwords):
     assert subwords.tokens[:2] == ("<eod>", "<ñ>")
     assert len(subwords.tokens) == len(set(subwords.tokens)) == 400
