@@ -36,7 +36,8 @@ class Corpus:
     Attributes:
         name: what the text is, for messages.
         vocabulary: the vocabulary of ``V`` tokens.
-        train, valid, test: ids of each part, ``(number of tokens)``, int64, in ``[0, V)``.
+        train, valid, test: ids of each part, ``(number of tokens)``, in ``[0, V)``: int64, or from
+            a token file its uint8, uint16 or int32.
     """
 
     name: str
