@@ -1,5 +1,6 @@
 """Reading texts: Penn Treebank folders, single files, Python's language reference."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -375,7 +376,7 @@ def test_write_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == b"new"
 
     def fail(_):
-        raise OSError("the disk is full")
+        raise OSError(errno.ENOSPC, "the disk is full")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk is full"):
