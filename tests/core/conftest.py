@@ -1,8 +1,15 @@
 """Collects the error ratios that the parity tests measure and prints the worst at the end."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+
+import rnnfast
 
 
 @dataclass
@@ -41,3 +48,24 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     for (cell, isa), (ratio, where) in table.worst.items():
         cases = table.cases[cell, isa]
         terminalreporter.line(f"{cell:<18}{isa:<10}{cases:>6}{ratio:>8.2f}  {where}")
+
+
+@pytest.fixture
+def run_python() -> Callable[..., str]:
+    """Runs a program that must end by itself, in a process of its own; gives what it prints."""
+
+    def run(code: str, *arguments: str, skip_if: str = "", **environment: str) -> str:
+        root = str(Path(rnnfast.__file__).parent.parent)
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=os.environ | environment | {"PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if skip_if and skip_if in result.stderr:
+            pytest.skip(f"the program ended with: {skip_if}")
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run

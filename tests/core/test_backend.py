@@ -1,10 +1,6 @@
 """Which implementation serves a call, and that torch's own gives torch's results."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -205,18 +201,9 @@ print(backend._cudnn_allows_tf32())
 """
 
 
-def test_tf32_is_what_cudnn_takes_for_recurrent_layers():
+def test_tf32_is_what_cudnn_takes_for_recurrent_layers(run_python):
     """In a process of its own: torch's testing tools forbid to set these switches."""
-    root = str(Path(rnnfast.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", SWITCHES],
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["False", "True", "True", "False"]
+    assert run_python(SWITCHES).split() == ["False", "True", "True", "False"]
 
 
 @pytest.mark.slow

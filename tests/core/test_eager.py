@@ -1,8 +1,5 @@
 """The short way from modules to kernels gives the bits of the long one, and knows its limits."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -241,17 +238,10 @@ for name in ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"):
 """  # noqa: E501
 
 
-def test_without_it_results_are_the_same():
+def test_without_it_results_are_the_same(run_python):
     """As in a torch that it was not built with: modules take the long way, autograd's function is
     the one in Python."""
     outputs = [
-        subprocess.run(
-            [sys.executable, "-c", _FALLBACK.format(off=value == "0")],
-            env={**os.environ, "RNNFAST_EAGER": value},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for value in ("0", "1")
+        run_python(_FALLBACK.format(off=value == "0"), RNNFAST_EAGER=value) for value in ("0", "1")
     ]
     assert outputs[0] and outputs[0] == outputs[1]

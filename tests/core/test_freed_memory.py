@@ -1,10 +1,6 @@
 """A process that keeps what it frees pays for its pages once."""
 
 import ctypes
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,17 +25,8 @@ print(returned, min(faults() for _ in range(20)))
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
 )
-def test_memory_that_is_kept_costs_no_page_faults():
-    root = str(Path(rnnfast.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS],
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    returned, kept = map(int, done.stdout.split())
+def test_memory_that_is_kept_costs_no_page_faults(run_python):
+    returned, kept = map(int, run_python(FAULTS).split())
     assert kept < 10 < returned
 
 

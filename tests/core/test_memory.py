@@ -2,9 +2,6 @@
 
 import ctypes
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,9 +129,12 @@ class TestRecompute:
         segment = 0.032 * (2 + KEPT[name])
         assert highest["recompute"] <= (2 + 2 * segment) * OUTPUT_BYTES + SMALL
 
-    def test_peak_of_the_process(self):
+    def test_peak_of_the_process(self, run_python):
         """At most half of torch.nn's, for whatever allocates, scratch memory included."""
-        torchs, ours = peak_of_training("torch"), peak_of_training("recompute")
+        status = Path("/proc/self/status")
+        if not status.exists() or "VmHWM:" not in status.read_text():
+            pytest.skip("the system does not say how much memory a process has had")
+        torchs, ours = (float(run_python(TRAINING_STEP, name)) for name in ("torch", "recompute"))
         assert 2 * ours <= torchs, f"{ours:.0f} MiB, torch.nn {torchs:.0f} MiB"
 
 
@@ -172,23 +172,6 @@ before = resident("VmRSS")
 train(module, x)
 print(resident("VmHWM") - before)
 """
-
-
-def peak_of_training(memory: str) -> float:
-    """In a process of its own, in MiB."""
-    status = Path("/proc/self/status")
-    if not status.exists() or "VmHWM:" not in status.read_text():
-        pytest.skip("the system does not say how much memory a process has had")
-    root = str(Path(rnnfast.__file__).parent.parent)
-    result = subprocess.run(
-        [sys.executable, "-c", TRAINING_STEP, memory],
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    return float(result.stdout)
 
 
 class Heap(ctypes.Structure):

@@ -2,14 +2,10 @@
 
 import gc
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -562,7 +558,7 @@ class TestThreads:
         stream.reset()
         assert_same_bits([stream.step(x)], expected(module, x[None])[0])
 
-    def test_after_fork(self):
+    def test_after_fork(self, run_python):
         """A child has none of its parent's threads, and still steps."""
         code = """
 import os, signal, torch, rnnfast
@@ -581,12 +577,4 @@ _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 0, status
 assert torch.equal(stream.step(x), expected)
 """
-        root = str(Path(rnnfast.__file__).parent.parent)
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONPATH": root},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert result.returncode == 0, result.stderr
+        run_python(code)

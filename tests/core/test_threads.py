@@ -1,11 +1,7 @@
 """Bits do not depend on threads, on the rest of the batch or on the run; nothing hangs."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -148,26 +144,18 @@ def test_many_python_threads_at_once(build):
             assert_same_bits(run.result(timeout=60), expected)
 
 
-def run_python(code: str, skip_if: str = "") -> None:
-    """Runs a program that must end by itself; it does not inherit this process's threads."""
-    code = "import torch, rnnfast\nrnnfast.set_backend('rnnfast')\n" + code
-    root = str(Path(rnnfast.__file__).parent.parent)
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    if skip_if and skip_if in result.stderr:
-        pytest.skip(f"torch's OpenMP runtime: {skip_if}")
-    assert result.returncode == 0, result.stderr
+# How programs begin that run in a process of their own.
+ON_KERNELS = """
+import torch, rnnfast
+rnnfast.set_backend("rnnfast")
+"""
 
 
-def test_inside_a_parallel_region():
+def test_inside_a_parallel_region(run_python):
     """Each thread of an OpenMP team, of the runtime that torch uses, calls a kernel."""
     run_python(
-        """
+        ON_KERNELS
+        + """
 import ctypes, sys
 from pathlib import Path
 
@@ -197,10 +185,11 @@ assert same == [True] * 40, same
     )
 
 
-def test_after_fork():
+def test_after_fork(run_python):
     """A child has none of its parent's threads, and still computes."""
     run_python(
-        """
+        ON_KERNELS
+        + """
 import os, signal
 torch.set_num_threads(2)
 module = rnnfast.GRU(16, 64)
@@ -224,9 +213,10 @@ assert all(torch.equal(a, b) for a, b in zip(run(), expected, strict=True))
     )
 
 
-def test_with_one_thread():
+def test_with_one_thread(run_python):
     run_python(
-        """
+        ON_KERNELS
+        + """
 torch.set_num_threads(1)
 module = rnnfast.RNN(16, 64)
 module(torch.randn(20, 16, 16))[0].sum().backward()
