@@ -165,13 +165,8 @@ def fit(
     with joined() as processes:
         if not processes.is_main:
             recorder, logs, show_progress = None, (), False
-        training = _Training(model, config, processes, accuracy, corpus.fingerprint)
+        training = _Training(model, config, processes, accuracy, corpus)
         if start is not None:
-            if start.corpus not in (None, training.corpus):
-                raise InputError(
-                    f"the checkpoint is of a training on another text than {corpus.name}: it has "
-                    "changed since"
-                )
             training.resume(start)
         try:
             if is_finished(config, training.results):
@@ -219,7 +214,7 @@ class _Training:
         config: TrainingConfig,
         processes: Processes,
         accuracy: bool,
-        corpus: str,
+        corpus: Corpus,
     ) -> None:
         self.model = model
         self.config = config
@@ -250,6 +245,11 @@ class _Training:
             raise InputError(
                 f"epochs must be at least {len(start.results)}, which are done already, "
                 f"got {self.config.epochs}"
+            )
+        if start.corpus not in (None, self.corpus.fingerprint):
+            raise InputError(
+                f"the checkpoint is of a training on another text than {self.corpus.name}: it has "
+                "changed since"
             )
         self.model.load_state_dict(start.weights)
         self.best_weights = start.best_weights
@@ -290,7 +290,7 @@ class _Training:
             nats=gathered(place.nats[None]),
             num_tokens=place.num_tokens,
             seconds=place.seconds,
-            corpus=self.corpus,
+            corpus=self.corpus.fingerprint,
         )
 
     def train_epoch(self, batches: Batches) -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -52,7 +53,7 @@ class Corpus:
             raise InputError(f"unknown split {name!r}: expected one of {', '.join(SPLITS)}")
         return getattr(self, name)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the parts: of a part of more than 2**22 tokens, of its length and of as many
         that stand in 1,024 places of it, so that a text larger than memory is not read for it."""
