@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..text import InputError, Vocabulary, read_text, write_atomically
+from ..text.files import naming
 from .config import Config, parse_toml
 from .distributed import Processes
 from .model import LanguageModel
@@ -284,16 +285,10 @@ class Run:
         metadata["content"] = _content_fingerprint(tensors, metadata)
         # The same name each time: what a killed training left is overwritten.
         temporary = self.path / f".{name}.safetensors.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(save(tensors, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            # Without a name where the disk is full.
-            if error.errno and error.filename is None:
-                error.filename = str(temporary)
-            raise
+        with naming(temporary), open(temporary, "wb") as file:
+            file.write(save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
         return temporary
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -50,6 +50,17 @@ def text_files(path: str | os.PathLike) -> list[Path]:
 
 
 @contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Name the file in the system's errors that do not, as where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a file to write that takes the place of ``path`` when the block ends without an error.
 
@@ -60,16 +71,12 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        # Without a name where the disk is full.
-        if error.errno and error.filename is None:
-            error.filename = str(path)
-        raise
+        with naming(path):
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
