@@ -31,7 +31,7 @@ constexpr int64_t kClassDepth = 256;
 template <class T>
 RNNFAST_INLINE Vec<T> exp_nonpositive(Vec<T> a) {
   const Vec<T> lowest = broadcast(ExpConstants<T>::lowest);
-  return exp_of(reduce_exp<T>(a < lowest ? lowest : a));
+  return exp_of(a < lowest ? lowest : a);
 }
 
 inline double log_of(double x) { return __builtin_log(x); }

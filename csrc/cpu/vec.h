@@ -126,13 +126,17 @@ RNNFAST_INLINE VecDouble fma(VecDouble a, VecDouble b, VecDouble c) {
 }
 
 #if defined(__AVX512F__)
-// a * 2^n for whole n of any size, with one rounding. (The unmasked form of the intrinsic reads an
-// uninitialised vector in GCC 12's header.)
+// a * 2^floor(n) for n of any size, with one rounding. (The unmasked form of this intrinsic, as of
+// the next one, reads an uninitialised vector in GCC 12's header.)
 RNNFAST_INLINE VecFloat scale_by_power(VecFloat a, VecFloat n) {
   return (VecFloat)_mm512_maskz_scalef_ps((__mmask16)-1, (__m512)a, (__m512)n);
 }
 RNNFAST_INLINE VecDouble scale_by_power(VecDouble a, VecDouble n) {
   return (VecDouble)_mm512_maskz_scalef_pd((__mmask8)-1, (__m512d)a, (__m512d)n);
+}
+// Each lane has that of a table's 16 elements which the last 4 bits of `index` name.
+RNNFAST_INLINE VecFloat lookup(const float* table, VecFloat index) {
+  return (VecFloat)_mm512_maskz_permutexvar_ps((__mmask16)-1, (__m512i)index, (__m512)load(table));
 }
 #endif
 
