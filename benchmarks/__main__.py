@@ -19,6 +19,7 @@ RUNS = {
     "layers": ["layers"],
     "layers_compiled": COMPILED,
     "freed_memory_kept/layers": KEPT,
+    "prepacked": ["prepacked"],
     "packed": ["packed"],
     "variants": ["variants"],
     "quantized": ["quantized"],

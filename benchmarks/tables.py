@@ -7,6 +7,7 @@ from pathlib import Path
 from language_model_step import StepResult
 from latency import LatencyResult
 from packed import PackedResult
+from prepacked import SHORT, PrepackedResult
 from quantized import QuantizedResult
 from sampling import SamplingResult
 from scaling import TBPTT_STEPS, ScalingResult
@@ -294,6 +295,31 @@ def quantized_table(rows: list[QuantizedResult]) -> str:
     return table(heads, lines, 3)
 
 
+@of_script("prepacked", PrepackedResult)
+def prepacked_table(rows: list[PrepackedResult]) -> str:
+    """Inference with weights that stay packed, for each shape and over all those of layers.py."""
+    rows = [row for row in rows if row.threads == THREADS]
+    names = list(dict.fromkeys(row.peer for row in rows))
+    ratios = {(row.shape, row.cell, row.peer): row.ratio for row in rows}
+    lines = [
+        [shape, sizes, *(f"{ratios[shape, cell, peer]:.2f}" for cell in CELLS for peer in names)]
+        for shape, sizes in dict.fromkeys((row.shape, _sizes(row)) for row in rows)
+    ]
+    long = [shape for shape in dict.fromkeys(row.shape for row in rows) if shape not in SHORT]
+    means = [
+        f"{statistics.geometric_mean(ratios[shape, cell, peer] for shape in long):.2f}"
+        for cell in CELLS
+        for peer in names
+    ]
+    lines.append(["geometric mean", f"the first {len(long)}", *means])
+    heads = ["shape", "batch·length·input·hidden·layers"]
+    heads += [f"{cell} over {peer}" for cell in CELLS for peer in names]
+    return (
+        f"{table(heads, lines, 2)}\n\nThe peer's time over ours with packed weights; the peer "
+        f"rnnfast packs in each call. {THREADS} threads."
+    )
+
+
 def _sizes(row: object) -> str:
     return str(Shape(*(getattr(row, name) for name in Shape._fields)))
 
@@ -434,6 +460,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory": memory_table,
     "variants": variants_table,
     "quantized": quantized_table,
+    "prepacked": prepacked_table,
     "packed": packed_table,
     "latency": latency_table,
     "language_model": language_model_table,

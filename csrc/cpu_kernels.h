@@ -20,6 +20,12 @@ struct CpuKernels {
   void (*gru_backward)(const Runtime* runtime, const GruBackward* args);
   void (*rnn_forward)(const Runtime* runtime, const RnnForward* args);
   void (*rnn_backward)(const Runtime* runtime, const RnnBackward* args);
+  // Pack a layer's weights, for args.packed of forward calls: of args, only its sizes, weights and
+  // biases are read, and the form of a GRU. What they return is this table's own, in memory from
+  // runtime->allocate alone.
+  void* (*lstm_pack)(const Runtime* runtime, const LstmForward* args);
+  void* (*gru_pack)(const Runtime* runtime, const GruForward* args);
+  void* (*rnn_pack)(const Runtime* runtime, const RnnForward* args);
   // Packs a layer; what it returns is this table's own, in memory from runtime->allocate alone.
   void* (*stream_layer)(const Runtime* keeping, const Runtime* scratch, const StreamLayer* args);
   void (*stream_step)(const Runtime* runtime, const StreamStep* args);

@@ -7,6 +7,7 @@ from rnnfast.convert import accelerate, patched, restore
 from rnnfast.freed_memory import keep_freed_memory
 from rnnfast.loss import LinearCrossEntropyLoss
 from rnnfast.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from rnnfast.prepacking import prepack
 from rnnfast.quantization import QuantizedRecurrent, quantize_dynamic
 from rnnfast.streaming import Stream, stream
 from rnnfast.summary import Summary, summary
@@ -36,6 +37,7 @@ __all__ = [
     "ops",
     "optim",
     "patched",
+    "prepack",
     "quantize_dynamic",
     "reference",
     "restore",

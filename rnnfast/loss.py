@@ -14,7 +14,7 @@ from torch.library import register_fake
 from torch.nn import functional
 
 from rnnfast import backend, reference
-from rnnfast.ops import _composite_gradients, _records_gradient, transformed
+from rnnfast.ops import _composite_gradients, records_gradient, transformed
 
 __all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
@@ -82,7 +82,7 @@ def linear_cross_entropy(
     arguments = (rows, linear_weight, linear_bias, targets)
     if transformed():
         return reference.linear_cross_entropy(*arguments, **options)[0]
-    if _records_gradient(*arguments[:3]):
+    if records_gradient(*arguments[:3]):
         if torch.compiler.is_compiling():
             return _op(*arguments, **options)[0]
         return _OwningDerivative.apply(options, *arguments)
@@ -274,7 +274,7 @@ _library = torch.library.Library("rnnfast", "IMPL")
 
 
 def _autograd_kernel(input, weight, bias, target, **options):
-    if _records_gradient(input, weight, bias):
+    if records_gradient(input, weight, bias):
         options = {name: value for name, value in options.items() if not name.startswith("need_")}
         return _Derivative.apply(options, input, weight, bias, target)
     with torch._C._AutoDispatchBelowAutograd():

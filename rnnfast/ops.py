@@ -27,6 +27,10 @@ sums included, stays in the tensors' dtype:
 - ``"bf16"``: bfloat16, forward and backward. On the CPU, where it multiplies bfloat16 (AVX512-BF16)
   and the sequence has more than one step; elsewhere nothing changes.
 - ``"tf32"``, ``"fp16"``: TensorFloat-32 in the recurrent product, float16; on CUDA alone.
+
+`packed_weights` is the number of weights that :mod:`rnnfast.prepacking` keeps packed, or 0. They
+are read in place of the weights given, on the CPU where no gradient is recorded; that both are the
+same is for the caller to know.
 """
 
 from collections.abc import Callable
@@ -53,7 +57,7 @@ def transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-def _records_gradient(*tensors: Tensor | None) -> bool:
+def records_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd has to see the call; if not, nothing need be kept for backward."""
     if torch.is_grad_enabled():
         for tensor in tensors:
@@ -76,6 +80,7 @@ def lstm(
     batch_first: bool = False,
     reverse: bool = False,
     precision: str = "fp32",
+    packed_weights: int = 0,
     return_cells: bool = False,
 ) -> tuple[Tensor, ...]:
     r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000;
@@ -101,6 +106,7 @@ def lstm(
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
         precision: to what operands of products are rounded (see above).
+        packed_weights: the number of these very weights, packed (see above), or 0.
         return_cells: also returns :math:`c_t` of every step.
 
     Returns:
@@ -115,7 +121,7 @@ def lstm(
             layout = (batch_sizes, batch_first, reverse)
             return elsewhere.by_torch("lstm", input, inputs[1:3], inputs[3:], *layout)
         run = partial(elsewhere.by_twin, reference.lstm)
-    elif _records_gradient(*inputs):
+    elif records_gradient(*inputs):
         run = _ops.lstm.default
     else:
         run = _ops.lstm_cells.default if return_cells else _ops.lstm_inference.default
@@ -125,6 +131,7 @@ def lstm(
         batch_first=batch_first,
         reverse=reverse,
         precision=precision,
+        **({"packed_weights": packed_weights} if run is _ops.lstm_inference.default else {}),
     )
     return results[: 4 if return_cells else 3]
 
@@ -142,6 +149,7 @@ def gru(
     batch_first: bool = False,
     reverse: bool = False,
     precision: str = "fp32",
+    packed_weights: int = 0,
 ) -> tuple[Tensor, Tensor]:
     r"""Gated recurrent unit (Cho et al. 2014), in the two forms that are taught.
 
@@ -165,6 +173,7 @@ def gru(
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
         precision: to what operands of products are rounded (see above).
+        packed_weights: the number of these very weights, packed (see above), or 0.
 
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
@@ -177,7 +186,7 @@ def gru(
             layout = (batch_sizes, batch_first, reverse)
             return elsewhere.by_torch("gru", input, (h_0,), inputs[2:], *layout)
         run = partial(elsewhere.by_twin, reference.gru)
-    elif _records_gradient(*inputs):
+    elif records_gradient(*inputs):
         run = _ops.gru.default
     else:
         run = _ops.gru_inference.default
@@ -188,6 +197,7 @@ def gru(
         batch_first=batch_first,
         reverse=reverse,
         precision=precision,
+        **({"packed_weights": packed_weights} if run is _ops.gru_inference.default else {}),
     )[:2]
 
 
@@ -204,6 +214,7 @@ def rnn(
     batch_first: bool = False,
     reverse: bool = False,
     precision: str = "fp32",
+    packed_weights: int = 0,
 ) -> tuple[Tensor, Tensor]:
     r"""Simple recurrent network (Elman 1990).
 
@@ -222,6 +233,7 @@ def rnn(
         batch_first: `input` and `output` are `(batch, seq_len, features)`.
         reverse: runs time backwards.
         precision: to what operands of products are rounded (see above).
+        packed_weights: the number of these very weights, packed (see above), or 0.
 
     Returns:
         output `(seq_len, batch, hidden_size)` and h_n `(batch, hidden_size)`.
@@ -235,7 +247,7 @@ def rnn(
             mode = f"rnn_{nonlinearity}"
             return elsewhere.by_torch(mode, input, (h_0,), inputs[2:], *layout)
         run = partial(elsewhere.by_twin, reference.rnn)
-    elif _records_gradient(*inputs):
+    elif records_gradient(*inputs):
         run = _ops.rnn.default
     else:
         run = _ops.rnn_inference.default
@@ -246,6 +258,7 @@ def rnn(
         batch_first=batch_first,
         reverse=reverse,
         precision=precision,
+        **({"packed_weights": packed_weights} if run is _ops.rnn_inference.default else {}),
     )
 
 

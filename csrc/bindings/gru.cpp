@@ -6,6 +6,7 @@
 
 #include "bindings/gru.h"
 #include "bindings/host.h"
+#include "bindings/packed_weights.h"
 
 namespace rnnfast {
 namespace {
@@ -30,7 +31,10 @@ GruResults run_forward(const GruCall& call, bool keep) {
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
   args.gates = pointer_if(keep, gates);
-  cpu_kernels(layer, call.precision).gru_forward(Host().runtime(), &args);
+  const CpuKernels& kernels = cpu_kernels(layer, call.precision);
+  const PackedCell cell = call.reset_after ? PackedCell::gru : PackedCell::gru_reset_before;
+  const auto packed = use_packed(call.op, call.packed, cell, 0, kernels, args);
+  kernels.gru_forward(Host().runtime(), &args);
   return {output, h_n, gates};
 }
 

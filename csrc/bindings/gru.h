@@ -17,6 +17,7 @@ struct GruCall {
   const OptionalTensor &bias_ih, &bias_hh, &batch_sizes;
   bool reset_after, batch_first, reverse;
   const std::string& precision;
+  int64_t packed = 0;
 
   Layer layer() const {
     return Layer(op, 3, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, std::nullopt,
@@ -47,10 +48,11 @@ struct GruOps {
                                               Tensor weight_hh, OptionalTensor bias_ih,
                                               OptionalTensor bias_hh, OptionalTensor batch_sizes,
                                               bool reset_after, bool batch_first, bool reverse,
-                                              String precision) {
-    const GruResults r = run({"rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih,
-                              bias_hh, batch_sizes, reset_after, batch_first, reverse, precision},
-                             false);
+                                              String precision, int64_t packed) {
+    const GruResults r =
+        run({"rnnfast::gru_inference", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
+             batch_sizes, reset_after, batch_first, reverse, precision, packed},
+            false);
     return {r.output, r.h_n};
   }
 

@@ -100,6 +100,18 @@ Block aligned_block(size_t bytes) {
   return Block(p);
 }
 
+Runtime KeptMemory::runtime(const Runtime& like) {
+  Runtime keeping = like;
+  keeping.host = this;
+  keeping.allocate = [](const Runtime* runtime, size_t bytes) -> void* {
+    KeptMemory* self = static_cast<KeptMemory*>(runtime->host);
+    self->blocks_.push_back(aligned_block(bytes ? bytes : 64));
+    self->bytes_ += bytes;
+    return self->blocks_.back().get();
+  };
+  return keeping;
+}
+
 Host::Host() {
   static const int64_t cache = level_2_cache();
   runtime_.num_threads = forked ? 1 : torch::stable::get_num_threads();

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bindings/layer.h"
 #include "cpu_kernels.h"
@@ -19,6 +20,18 @@ using Block = std::unique_ptr<void, Free>;
 
 // Uninitialised memory, aligned to 64. Throws std::bad_alloc.
 Block aligned_block(size_t bytes);
+
+// Memory that a kernel is given to keep, as long as this lives.
+class KeptMemory {
+ public:
+  // `like`, but that what it allocates is kept here.
+  Runtime runtime(const Runtime& like);
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::vector<Block> blocks_;
+  size_t bytes_ = 0;
+};
 
 // The kernels for an input of that dtype on the CPU. With precision "bf16", those with products of
 // operands rounded to bfloat16, where the CPU has them and there is more than a `single` step.

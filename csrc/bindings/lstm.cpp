@@ -6,6 +6,7 @@
 
 #include "bindings/host.h"
 #include "bindings/lstm.h"
+#include "bindings/packed_weights.h"
 
 namespace rnnfast {
 namespace {
@@ -36,7 +37,10 @@ LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
   args.c_n = c_n.mutable_data_ptr();
   args.gates = pointer_if(keep == LstmKeep::all, gates);
   args.cells = pointer_if(keep != LstmKeep::nothing, cells);
-  cpu_kernels(layer, call.precision).lstm_forward(Host().runtime(), &args);
+  const CpuKernels& kernels = cpu_kernels(layer, call.precision);
+  const auto packed =
+      use_packed(call.op, call.packed, PackedCell::lstm, args.proj_size, kernels, args);
+  kernels.lstm_forward(Host().runtime(), &args);
   return {output, h_n, c_n, cells, gates};
 }
 

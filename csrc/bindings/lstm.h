@@ -17,6 +17,7 @@ struct LstmCall {
   const OptionalTensor &bias_ih, &bias_hh, &weight_hr, &batch_sizes;
   bool batch_first, reverse;
   const std::string& precision;
+  int64_t packed = 0;
 
   Layer layer() const {
     return Layer(op, 4, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, batch_sizes,
@@ -47,10 +48,11 @@ struct LstmOps {
   static std::tuple<Tensor, Tensor, Tensor> inference(
       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
       OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
-      OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision) {
+      OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision,
+      int64_t packed) {
     const LstmResults r =
         run({"rnnfast::lstm_inference", input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh,
-             weight_hr, batch_sizes, batch_first, reverse, precision},
+             weight_hr, batch_sizes, batch_first, reverse, precision, packed},
             LstmKeep::nothing);
     return {r.output, r.h_n, r.c_n};
   }

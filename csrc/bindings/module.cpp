@@ -8,7 +8,8 @@
 #include <string>
 
 #include "bindings/host.h"
-#include "bindings/kernel_access.h"
+#include "bindings/packed_weights.h"
+#include "bindings/prepacking.h"
 #include "bindings/stream.h"
 #include "bindings/text.h"
 #include "cpu_kernels.h"
@@ -66,7 +67,8 @@ const rnnfast::KernelAccess kKernels = {rnnfast::cpu_isa,
                                         [](void (*body)(const Runtime*, void*), void* context) {
                                           const rnnfast::Host host;
                                           body(host.runtime(), context);
-                                        }};
+                                        },
+                                        rnnfast::packed_if_same};
 
 template <class T>
 py::array map(void (*activation)(const void*, void*, int64_t),
@@ -104,6 +106,7 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "activation", activation, py::arg("name"), py::arg("x"),
       "Elementwise 'sigmoid' or 'tanh' of a float32 or float64 array, as the kernels compute it.");
+  rnnfast::bind_prepacking(m);
   rnnfast::bind_stream(m);
   rnnfast::bind_text(m);
 }

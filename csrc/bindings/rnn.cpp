@@ -5,35 +5,32 @@
 #include <tuple>
 
 #include "bindings/host.h"
-#include "bindings/layer.h"
-#include "bindings/nonlinearity.h"
-#include "bindings/string.h"
+#include "bindings/packed_weights.h"
+#include "bindings/rnn.h"
 
 namespace rnnfast {
 namespace {
 
 constexpr int64_t kGates = 1;
 
-using Forward = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, OptionalTensor batch_sizes, String nonlinearity,
-            bool batch_first, bool reverse, String precision) {
-  const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                    std::nullopt, batch_sizes, batch_first);
+RnnResults run_forward(const RnnCall& call) {
+  const Layer layer = call.layer();
   Tensor output = layer.empty_sequence(layer.hidden_size);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
 
   RnnForward args{};
   layer.fill(args);
-  args.reverse = reverse;
-  args.relu = is_relu(layer.op, nonlinearity);
+  args.reverse = call.reverse;
+  args.relu = call.relu;
   args.bias_ih = pointer(layer.bias_ih);
   args.bias_hh = pointer(layer.bias_hh);
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
-  cpu_kernels(layer, precision).rnn_forward(Host().runtime(), &args);
+  const CpuKernels& kernels = cpu_kernels(layer, call.precision);
+  const auto packed = use_packed(call.op, call.packed, PackedCell::rnn, 0, kernels, args);
+  kernels.rnn_forward(Host().runtime(), &args);
   return {output, h_n};
 }
 
@@ -65,8 +62,6 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
 }  // namespace rnnfast
 
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
-  // Forward keeps nothing but its output for backward, so one function serves both ops.
-  m.impl("rnn", TORCH_BOX(&rnnfast::rnn));
-  m.impl("rnn_inference", TORCH_BOX(&rnnfast::rnn));
+  rnnfast::RnnOps<rnnfast::run_forward>::add_to(m);
   m.impl("rnn_backward", TORCH_BOX(&rnnfast::rnn_backward));
 }

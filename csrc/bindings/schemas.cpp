@@ -15,7 +15,8 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
-      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\", int packed_weights=0) "
+      "-> "
       "(Tensor output, Tensor h_n, Tensor c_n)");
   m.def(
       "lstm_cells(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
@@ -40,7 +41,8 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, "
-      "bool reset_after=True, bool batch_first=False, bool reverse=False, str precision=\"fp32\") "
+      "bool reset_after=True, bool batch_first=False, bool reverse=False, str precision=\"fp32\", "
+      "int packed_weights=0) "
       "-> "
       "(Tensor output, Tensor h_n)");
   m.def(
@@ -61,7 +63,8 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "rnn_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "
-      "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
+      "bool batch_first=False, bool reverse=False, str precision=\"fp32\", int packed_weights=0) "
+      "-> "
       "(Tensor output, Tensor h_n)");
   m.def(
       "rnn_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor h_0, "

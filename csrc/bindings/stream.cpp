@@ -61,9 +61,7 @@ class Stream {
                    (num_embeddings ? sizeof(int64_t) : static_cast<size_t>(element * input_size));
     input_ = aligned_block(input_bytes_);
     const Host host;
-    Runtime keeping = *host.runtime();
-    keeping.allocate = keep;
-    keeping.host = this;
+    const Runtime keeping = memory_.runtime(*host.runtime());
     StreamLayer layer{};
     layer.cell = cell_of(cell);
     layer.batch = batch;
@@ -88,7 +86,7 @@ class Stream {
       if (c) c += static_cast<Address>(element * batch * hidden_size);
     }
     // About the multiply-adds of a step: each packed weight serves every row once.
-    long_step_ = static_cast<int64_t>(kept_bytes_) / element * batch >= kLongStep;
+    long_step_ = static_cast<int64_t>(memory_.bytes()) / element * batch >= kLongStep;
   }
 
   void step(Address x) {
@@ -125,21 +123,13 @@ class Stream {
                               std::to_string(ids[n]));
   }
 
-  static void* keep(const Runtime* runtime, size_t bytes) {
-    Stream* self = static_cast<Stream*>(runtime->host);
-    self->memory_.push_back(aligned_block(bytes));
-    self->kept_bytes_ += bytes;
-    return self->memory_.back().get();
-  }
-
   int64_t batch_, num_embeddings_;  // none: 0
   Address output_;
   size_t output_bytes_, input_bytes_;
   Block input_;  // a copy of x where it stands in output
   // Of the ISA in use when the weights were packed: another has vectors of another width.
   const CpuKernels* kernels_;
-  std::vector<Block> memory_;
-  size_t kept_bytes_ = 0;
+  KeptMemory memory_;
   std::vector<StreamStep> steps_;  // of each layer
   bool long_step_ = false;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;

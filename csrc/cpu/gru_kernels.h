@@ -18,6 +18,59 @@
 namespace rnnfast {
 namespace {
 
+// A layer's weights as forward reads them. Plain data, so that it may stand in the host's memory.
+template <class P>
+struct GruWeights {
+  typedef Sum<P> T;
+  Panels<T> all, reset_update, candidate;  // r z n, r z, n
+  Matrix<P> weight_ih;                     // all
+  const T* bias_x;
+  // Of weight_hh: all where r acts after the product, the two parts where it acts before.
+  Matrix<P> weight_all, weight_rz, weight_n;
+  const T *bias_all, *bias_rz, *bias_n;
+};
+
+// `once`: for one step only.
+template <class P>
+GruWeights<P> gru_weights(const Runtime& runtime, const GruForward& a, bool once) {
+  typedef Sum<P> T;
+  const int64_t hidden = a.hidden_size;
+  const T* bias_hh = static_cast<const T*>(a.bias_hh);
+  const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
+    return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
+                                once);
+  };
+  GruWeights<P> weights{Panels<T>(hidden, 3),
+                        Panels<T>(hidden, 2),
+                        Panels<T>(hidden, 1, runtime.num_threads),
+                        {},
+                        nullptr,
+                        {},
+                        {},
+                        {},
+                        nullptr,
+                        nullptr,
+                        nullptr};
+  weights.weight_ih = matrix(weights.all, a.weight_ih, 0, a.input_size);
+  weights.bias_x = packed_bias(runtime, weights.all, a.bias_ih, nullptr);
+  if (a.reset_after) {
+    weights.weight_all = matrix(weights.all, a.weight_hh, 0, hidden);
+    weights.bias_all = packed_bias(runtime, weights.all, bias_hh, nullptr);
+  } else {
+    weights.weight_rz = matrix(weights.reset_update, a.weight_hh, 0, hidden);
+    weights.bias_rz = packed_bias(runtime, weights.reset_update, bias_hh, nullptr);
+    weights.weight_n = matrix(weights.candidate, a.weight_hh, 2 * hidden, hidden);
+    weights.bias_n =
+        packed_bias(runtime, weights.candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
+  }
+  return weights;
+}
+
+template <class P>
+void* gru_pack(const Runtime& runtime, const GruForward& a) {
+  return kept(runtime, gru_weights<P>(runtime, a, false));
+}
+
 template <class P>
 void gru_forward(const Runtime& runtime, const GruForward& a) {
   typedef Sum<P> T;
@@ -27,30 +80,15 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   const T* h_0 = static_cast<const T*>(a.h_0);
 
   const bool keep = a.gates != nullptr, reset_after = a.reset_after;
-  const T* bias_hh = static_cast<const T*>(a.bias_hh);
-  const Panels<T> all(hidden, 3);                             // r z n
-  const Panels<T> reset_update(hidden, 2);                    // r z
-  const Panels<T> candidate(hidden, 1, runtime.num_threads);  // n
+  const GruWeights<P> weights = a.packed ? *static_cast<const GruWeights<P>*>(a.packed)
+                                         : gru_weights<P>(runtime, a, steps.single());
+  const Panels<T>&all = weights.all, &reset_update = weights.reset_update;
+  const Panels<T>& candidate = weights.candidate;
+  const T *bias_x = weights.bias_x, *bias_all = weights.bias_all, *bias_rz = weights.bias_rz;
+  const T* bias_n = weights.bias_n;
   Walk walk(runtime, steps.count, batch, all.packed_size(groups<P>(hidden)) * sizeof(T),
             all.packed_size(groups<P>(inputs)) * sizeof(T), 4 * hidden * sizeof(T));
   walk.fused = walk.fused && reset_after;
-  const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
-    return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
-                                steps.single());
-  };
-  const Matrix<P> weight_ih = matrix(all, a.weight_ih, 0, inputs);
-  const T* bias_x = packed_bias(runtime, all, a.bias_ih, nullptr);
-  Matrix<P> weight_all{}, weight_rz{}, weight_n{};
-  const T *bias_all = nullptr, *bias_rz = nullptr, *bias_n = nullptr;
-  if (reset_after) {
-    weight_all = matrix(all, a.weight_hh, 0, hidden);
-    bias_all = packed_bias(runtime, all, bias_hh, nullptr);
-  } else {
-    weight_rz = matrix(reset_update, a.weight_hh, 0, hidden);
-    bias_rz = packed_bias(runtime, reset_update, bias_hh, nullptr);
-    weight_n = matrix(candidate, a.weight_hh, 2 * hidden, hidden);
-    bias_n = packed_bias(runtime, candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
-  }
   // r * h_{t-1} of one step, as the operand of the product that follows.
   P* reset_h = reset_after ? nullptr : allocate<P>(runtime, batch * hidden);
 
@@ -69,8 +107,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
                         int64_t panel_begin, int64_t panel_end) {
     const Sequence<T> gates = keep ? all_gates : chunk_of(all_gates, walk, steps, s);
     if (!walk.fused && phase == 0 && s % walk.chunk == 0)
-      project(walk, steps, s, x, gates, row_begin, row_end, all, panel_begin, panel_end, weight_ih,
-              bias_x);
+      project(walk, steps, s, x, gates, row_begin, row_end, all, panel_begin, panel_end,
+              weights.weight_ih, bias_x);
     row_end = min_of(row_end, steps.rows(s));
     const Rows<const P> x_rows = x.step_rows(s), h_operand = h_operands.of_step(s);
     const Rows<const T> h_prev = h_before.of_step(s);
@@ -80,13 +118,13 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       const int64_t unit = all.column(p, 0), valid = all.valid(p, 0);
       Tile<T> x_tile, h_tile;
       if (walk.fused) {
-        weight_ih.multiply(x_rows, 0, first, count, all, p, {bias_x + all.first(p) * width, 0},
-                           x_tile.at);
+        weights.weight_ih.multiply(x_rows, 0, first, count, all, p,
+                                   {bias_x + all.first(p) * width, 0}, x_tile.at);
       } else {
         load_tile(all, p, gates_rows, first, count, x_tile.at);
       }
-      weight_all.multiply(h_operand, 0, first, count, all, p, {bias_all + all.first(p) * width, 0},
-                          h_tile.at);
+      weights.weight_all.multiply(h_operand, 0, first, count, all, p,
+                                  {bias_all + all.first(p) * width, 0}, h_tile.at);
       for (int64_t m = 0; m < count; ++m) {
         const T* gx = x_tile.at + m * 3 * width;
         const T* gh = h_tile.at + m * 3 * width;
@@ -109,8 +147,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     const auto reset_update_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t unit = reset_update.column(p, 0), valid = reset_update.valid(p, 0);
       Tile<T> tile;
-      weight_rz.multiply(h_operand, 0, first, count, reset_update, p,
-                         {bias_rz + reset_update.first(p) * width, 0}, tile.at);
+      weights.weight_rz.multiply(h_operand, 0, first, count, reset_update, p,
+                                 {bias_rz + reset_update.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         T* out = gates_rows[first + m] + unit;
         const T* gh = tile.at + m * 2 * width;
@@ -126,8 +164,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
     const auto candidate_tile = [&](int64_t p, int64_t first, int64_t count) {
       const int64_t vectors = candidate.vectors(p);
       Tile<T> tile;
-      weight_n.multiply(matrix_rows<const P>(reset_h, hidden), 0, first, count, candidate, p,
-                        {bias_n + candidate.first(p) * width, 0}, tile.at);
+      weights.weight_n.multiply(matrix_rows<const P>(reset_h, hidden), 0, first, count, candidate,
+                                p, {bias_n + candidate.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         for (int64_t v = 0; v < vectors; ++v) {
           const int64_t unit = candidate.column(p, v), valid = candidate.valid(p, v);

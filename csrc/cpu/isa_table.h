@@ -20,6 +20,11 @@ void counted(const Runtime* runtime, const Args* args) {
   kernel(*runtime, *args);
 }
 
+template <class Args, void* (*pack)(const Runtime&, const Args&)>
+void* packs(const Runtime* runtime, const Args* args) {
+  return pack(*runtime, *args);
+}
+
 template <class T, Vec<T> (*activation)(Vec<T>)>
 void map(const void* x, void* y, int64_t count) {
   constexpr int width = Vector<T>::width;
@@ -39,6 +44,9 @@ constexpr CpuKernels kernels_of() {
           counted<GruBackward, gru_backward<P>>,
           counted<RnnForward, rnn_forward<P>>,
           counted<RnnBackward, rnn_backward<P>>,
+          packs<LstmForward, lstm_pack<P>>,
+          packs<GruForward, gru_pack<P>>,
+          packs<RnnForward, rnn_pack<P>>,
           stream_layer<T>,
           counted<StreamStep, stream_step<T>>,
           counted<LinearCrossEntropy, linear_cross_entropy<P>>,

@@ -17,6 +17,36 @@
 namespace rnnfast {
 namespace {
 
+// A layer's weights as forward reads them. Plain data, so that it may stand in the host's memory.
+template <class P>
+struct LstmWeights {
+  Panels<Sum<P>> panels, projected;
+  Matrix<P> weight_ih, weight_hh, weight_hr;
+  const Sum<P>* bias;
+};
+
+// `once`: for one step only.
+template <class P>
+LstmWeights<P> lstm_weights(const Runtime& runtime, const LstmForward& a, bool once) {
+  typedef Sum<P> T;
+  const Panels<T> panels(a.hidden_size, 4);
+  const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
+  const auto matrix = [&](const Panels<T>& columns, const void* weight, int64_t depth) {
+    return matrix_by_columns<P>(runtime, columns, static_cast<const T*>(weight), depth, once);
+  };
+  return {panels,
+          projected,
+          matrix(panels, a.weight_ih, a.input_size),
+          matrix(panels, a.weight_hh, a.proj_size ? a.proj_size : a.hidden_size),
+          a.proj_size ? matrix(projected, a.weight_hr, a.hidden_size) : Matrix<P>{},
+          packed_bias(runtime, panels, a.bias_ih, a.bias_hh)};
+}
+
+template <class P>
+void* lstm_pack(const Runtime& runtime, const LstmForward& a) {
+  return kept(runtime, lstm_weights<P>(runtime, a, false));
+}
+
 template <class P>
 void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   typedef Sum<P> T;
@@ -28,25 +58,18 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const T* c_0 = static_cast<const T*>(a.c_0);
   T* c_n = static_cast<T*>(a.c_n);
 
-  const bool keep = a.gates != nullptr, keep_cells = a.cells != nullptr, once = steps.single();
-  const Panels<T> panels(hidden, 4);
-  const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
+  const bool keep = a.gates != nullptr, keep_cells = a.cells != nullptr;
+  const LstmWeights<P> weights = a.packed ? *static_cast<const LstmWeights<P>*>(a.packed)
+                                          : lstm_weights<P>(runtime, a, steps.single());
+  const Panels<T>&panels = weights.panels, &projected = weights.projected;
+  const Matrix<P>&weight_ih = weights.weight_ih, &weight_hh = weights.weight_hh;
+  const T* bias = weights.bias;
   const Walk walk(
       runtime, steps.count, batch,
       (panels.packed_size(groups<P>(size)) + projected.packed_size(groups<P>(hidden))) * sizeof(T),
       panels.packed_size(groups<P>(inputs)) * sizeof(T), 4 * hidden * sizeof(T));
-  const Matrix<P> weight_ih =
-      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
-  const Matrix<P> weight_hh =
-      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_hh), size, once);
-  const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
-  Matrix<P> weight_hr{};
-  P* unprojected = nullptr;  // of one step
-  if (a.proj_size) {
-    weight_hr =
-        matrix_by_columns<P>(runtime, projected, static_cast<const T*>(a.weight_hr), hidden, once);
-    unprojected = allocate<P>(runtime, batch * hidden);
-  }
+  // Of one step.
+  P* unprojected = a.proj_size ? allocate<P>(runtime, batch * hidden) : nullptr;
 
   const Sequence<const P> x =
       operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
@@ -118,7 +141,7 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
         });
     } else {
       multiply<P, T>(matrix_rows<const P>(unprojected, hidden), h.step_rows(s), row_begin, row_end,
-                     projected, panel_begin, panel_end, weight_hr, nullptr);
+                     projected, panel_begin, panel_end, weights.weight_hr, nullptr);
       h_operands.set_panels(s, h.step_rows(s), row_begin, row_end, projected, panel_begin,
                             panel_end);
     }

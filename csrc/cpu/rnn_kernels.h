@@ -12,6 +12,31 @@
 namespace rnnfast {
 namespace {
 
+// A layer's weights as forward reads them. Plain data, so that it may stand in the host's memory.
+template <class P>
+struct RnnWeights {
+  Panels<Sum<P>> panels;
+  Matrix<P> weight_ih, weight_hh;
+  const Sum<P>* bias;
+};
+
+// `once`: for one step only.
+template <class P>
+RnnWeights<P> rnn_weights(const Runtime& runtime, const RnnForward& a, bool once) {
+  typedef Sum<P> T;
+  const Panels<T> panels(a.hidden_size, 1, runtime.num_threads);
+  const auto matrix = [&](const void* weight, int64_t depth) {
+    return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight), depth, once);
+  };
+  return {panels, matrix(a.weight_ih, a.input_size), matrix(a.weight_hh, a.hidden_size),
+          packed_bias(runtime, panels, a.bias_ih, a.bias_hh)};
+}
+
+template <class P>
+void* rnn_pack(const Runtime& runtime, const RnnForward& a) {
+  return kept(runtime, rnn_weights<P>(runtime, a, false));
+}
+
 template <class P>
 void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   typedef Sum<P> T;
@@ -20,15 +45,13 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const Steps steps = steps_of(runtime, a);
   const T* h_0 = static_cast<const T*>(a.h_0);
 
-  const bool once = steps.single();
-  const Panels<T> panels(hidden, 1, runtime.num_threads);
+  const RnnWeights<P> weights = a.packed ? *static_cast<const RnnWeights<P>*>(a.packed)
+                                         : rnn_weights<P>(runtime, a, steps.single());
+  const Panels<T>& panels = weights.panels;
+  const Matrix<P>&weight_ih = weights.weight_ih, &weight_hh = weights.weight_hh;
+  const T* bias = weights.bias;
   const Walk walk(runtime, steps.count, batch, panels.packed_size(groups<P>(hidden)) * sizeof(T),
                   panels.packed_size(groups<P>(inputs)) * sizeof(T), hidden * sizeof(T));
-  const Matrix<P> weight_ih =
-      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_ih), inputs, once);
-  const Matrix<P> weight_hh =
-      matrix_by_columns<P>(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
-  const T* bias = packed_bias(runtime, panels, a.bias_ih, a.bias_hh);
   const Sequence<const P> x =
       operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
   const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);

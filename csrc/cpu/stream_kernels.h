@@ -146,9 +146,7 @@ void* stream_layer(const Runtime* runtime, const Runtime* scratch, const StreamL
   }
   if (a->proj_size || a->cell == kStreamGruResetBefore)
     packed.scratch = allocate<T>(*runtime, 2 * a->batch * a->hidden_size);
-  StreamPacked<T>* kept = allocate<StreamPacked<T>>(*runtime, 1);
-  memcpy(kept, &packed, sizeof packed);
-  return kept;
+  return kept(*runtime, packed);
 }
 
 // The work, counted as product_work() does, from which a step is shared out. Measured with one row:

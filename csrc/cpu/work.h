@@ -43,6 +43,14 @@ T* allocate(const Runtime& runtime, int64_t count) {
   return static_cast<T*>(runtime.allocate(&runtime, static_cast<size_t>(count) * sizeof(T)));
 }
 
+// A copy of plain data in the runtime's memory.
+template <class Data>
+Data* kept(const Runtime& runtime, const Data& data) {
+  Data* copy = allocate<Data>(runtime, 1);
+  memcpy(copy, &data, sizeof data);
+  return copy;
+}
+
 // to = from, or zero where from is null.
 template <class T>
 void set_or_zero(const T* from, T* to, int64_t count) {

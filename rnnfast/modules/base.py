@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnfast import backend, elsewhere, ops
 from rnnfast._extension import eager
 from rnnfast.modules.lengths import Packing
+from rnnfast.prepacking import PackedLayers
 from rnnfast.recompute import in_segments
 
 
@@ -39,6 +40,9 @@ class Recurrent(nn.RNNBase):
     return_states: bool = False
     learn_initial_state: bool = False
     recurrent_init: str = "uniform"
+
+    # What rnnfast.prepack keeps.
+    _packed_layers: PackedLayers | None = None
 
     def __init__(
         self,
@@ -109,12 +113,16 @@ class Recurrent(nn.RNNBase):
         seq_len = input.batch_sizes.numel() if is_packed else data.size(time)
         return seq_len > elsewhere.MOST_STEPS
 
+    def _cell_name(self) -> str:
+        """By what name the kernels know the equations."""
+        return self.mode.partition("_")[0]
+
     def _run_layer(
         self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
         """One layer in one direction: output, the final states and, with ``return_states``, what
-        of all steps' states output does not tell. `layout` is batch_sizes, batch_first, reverse
-        and precision, as for the operators."""
+        of all steps' states output does not tell. `layout` is batch_sizes, batch_first, reverse,
+        precision and packed_weights, as for the operators."""
         raise NotImplementedError
 
     def forward(
@@ -228,6 +236,7 @@ class Recurrent(nn.RNNBase):
             states = tuple(state.index_select(1, order) for state in states)
 
         precision = backend.product_precision(data)
+        given = weights
         if casts:
             dtype, result_dtype = backend.dtypes(self.mode, data, is_packed)
             given_dtype = data.dtype if backend.has_kernels(data) else result_dtype
@@ -236,7 +245,7 @@ class Recurrent(nn.RNNBase):
             weights = [[backend.cast(weight, dtype) for weight in layer] for layer in weights]
             with backend.without_autocast(data):
                 output, final, every = self._run_layers(
-                    data, states, weights, batch, batch_sizes, precision
+                    data, states, weights, given, batch, batch_sizes, precision
                 )
             final = [
                 backend.cast(state, self._final_dtype(index, given_dtype, result_dtype))
@@ -244,7 +253,7 @@ class Recurrent(nn.RNNBase):
             ]
         else:
             output, final, every = self._run_layers(
-                data, states, weights, batch, batch_sizes, precision
+                data, states, weights, given, batch, batch_sizes, precision
             )
 
         def give_back(sequence: Tensor) -> Tensor | PackedSequence:
@@ -302,11 +311,13 @@ class Recurrent(nn.RNNBase):
         input: Tensor,
         states: list[Tensor] | None,
         weights: list[list[Tensor | None]],
+        given: list[list[Tensor | None]],
         batch: int,
         batch_sizes: Tensor | None,
         precision: str,
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, ...]]]:
-        """Output, final states `(num_layers * D, batch, size)`, all states of each layer."""
+        """Output, final states `(num_layers * D, batch, size)`, all states of each layer; `given`
+        are the weights before they were cast."""
         if states is None:
             zeros = [input.new_zeros(batch, size) for size in self._state_sizes()]
             initial = [zeros] * len(weights)
@@ -317,6 +328,11 @@ class Recurrent(nn.RNNBase):
         directions = 2 if self.bidirectional else 1
         final, every = [], []
         in_parts = self.memory == "recompute" and torch.is_grad_enabled() and not ops.transformed()
+        packed = None
+        if self._packed_layers is not None and not ops.records_gradient(
+            input, *chain(*initial, *weights)
+        ):
+            packed = self._packed_layers.of(self._cell_name(), given, weights, precision)
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout > 0 and self.training:
                 input = self._drop(input, batch_first)
@@ -324,6 +340,8 @@ class Recurrent(nn.RNNBase):
             for direction in range(directions):
                 index = layer * directions + direction
                 run = partial(in_segments, self._run_layer) if in_parts else self._run_layer
+                if packed is not None and not in_parts:
+                    run = partial(run, packed_weights=packed[index].id)
                 output, *rest = run(
                     weights[index],
                     input,

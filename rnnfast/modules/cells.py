@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from rnnfast import backend, ops
 from rnnfast._extension import eager
+from rnnfast.prepacking import PackedLayers
 
 
 class _Cell(nn.RNNCellBase):
@@ -22,17 +23,28 @@ class _Cell(nn.RNNCellBase):
     _num_states = 1
     # Whether the equations are ones that torch's operators do not have.
     _kernels_only = False
+    # What rnnfast.prepack keeps.
+    _packed_layers: PackedLayers | None = None
+
+    def _cell_name(self) -> str:
+        """By what name the kernels know the equations."""
+        return self._kind.removesuffix("Cell")
 
     def _run_step(
-        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+        self,
+        input: Tensor,
+        states: tuple[Tensor, ...],
+        weights: tuple[Tensor | None, ...],
+        **options,
     ) -> tuple[Tensor, ...]:
-        """One step on `(1, batch, input_size)`: a sequence of one output, then the new states."""
+        """One step on `(1, batch, input_size)`: a sequence of one output, then the new states.
+        `options` is packed_weights, as for the operators."""
         raise NotImplementedError
 
     def _run(self, input: Tensor, states: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
         """The new states; or ``None`` where the call is left to torch's forward."""
         if backend.may_be_eager():
-            results = eager.step(self, self._kind, input, states, backend.get_precision() == "bf16")
+            results = eager.step(self, self._kind, input, states)
             if results is not None:
                 return results
         if not backend.use_kernels(type(self).__name__, input, required=self._kernels_only):
@@ -58,6 +70,7 @@ class _Cell(nn.RNNCellBase):
                 ):
                     return None
         batched = len(size) == 2
+        given = weights
         casts = backend.casts(input)
         if casts:
             dtype, result_dtype = backend.dtypes(self._kind, input)
@@ -67,8 +80,13 @@ class _Cell(nn.RNNCellBase):
         if not batched:
             input = input.unsqueeze(0)
             states = tuple(state.unsqueeze(0) for state in states)
+        options, packed = {}, None
+        if self._packed_layers is not None and not ops.records_gradient(input, *states, *weights):
+            packed = self._packed_layers.of(self._cell_name(), [given], [weights], "fp32")
+        if packed is not None:
+            options["packed_weights"] = packed[0].id
         with backend.without_autocast(input):
-            states = self._run_step(input.unsqueeze(0), states, weights)[1:]
+            states = self._run_step(input.unsqueeze(0), states, weights, **options)[1:]
         if not batched:
             states = tuple(state.squeeze(0) for state in states)
         return tuple(backend.cast(state, result_dtype) for state in states) if casts else states
@@ -126,9 +144,13 @@ class LSTMCell(_Cell):
         return self._torch.forward(self, input, hx) if states is None else states
 
     def _run_step(
-        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+        self,
+        input: Tensor,
+        states: tuple[Tensor, ...],
+        weights: tuple[Tensor | None, ...],
+        **options,
     ) -> tuple[Tensor, ...]:
-        return ops.lstm(input, *states, *weights)
+        return ops.lstm(input, *states, *weights, **options)
 
 
 class GRUCell(_Cell):
@@ -188,6 +210,9 @@ class GRUCell(_Cell):
     def _kernels_only(self) -> bool:
         return not self.reset_after
 
+    def _cell_name(self) -> str:
+        return "GRU" if self.reset_after else "GRU_RESET_BEFORE"
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         states = self._run(input, None if hx is None else (hx,))
         if states is not None:
@@ -201,9 +226,13 @@ class GRUCell(_Cell):
         return new
 
     def _run_step(
-        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+        self,
+        input: Tensor,
+        states: tuple[Tensor, ...],
+        weights: tuple[Tensor | None, ...],
+        **options,
     ) -> tuple[Tensor, ...]:
-        return ops.gru(input, *states, *weights, reset_after=self.reset_after)
+        return ops.gru(input, *states, *weights, reset_after=self.reset_after, **options)
 
     def extra_repr(self) -> str:
         form = "" if self.reset_after else ", reset_after=False"
@@ -267,6 +296,10 @@ class RNNCell(_Cell):
         return self._torch.forward(self, input, hx) if states is None else states[0]
 
     def _run_step(
-        self, input: Tensor, states: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+        self,
+        input: Tensor,
+        states: tuple[Tensor, ...],
+        weights: tuple[Tensor | None, ...],
+        **options,
     ) -> tuple[Tensor, ...]:
-        return ops.rnn(input, *states, *weights, nonlinearity=self.nonlinearity)
+        return ops.rnn(input, *states, *weights, nonlinearity=self.nonlinearity, **options)

@@ -93,6 +93,9 @@ class GRU(Recurrent):
     def _beyond_torch(self) -> bool:
         return not self.reset_after or super()._beyond_torch()
 
+    def _cell_name(self) -> str:
+        return "GRU" if self.reset_after else "GRU_RESET_BEFORE"
+
     def _run_layer(
         self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:

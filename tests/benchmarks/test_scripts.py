@@ -77,9 +77,9 @@ def test_text(tmp_path):
 def test_all_are_run_by_one_command(monkeypatch, capsys):
     """Each script in a process of its own: with --smoke once, else into its own file, and then the
     report. One that fails ends it."""
-    scripts = ("layers", "packed", "variants", "quantized", "latency", "language_model_step")
+    scripts = ("layers", "prepacked", "packed", "variants", "quantized", "latency")
     on_gpu = ("gpu", "gpu_language_model_step")
-    names = (*scripts, "sampling", "text", "scaling", *on_gpu, "tutorials")
+    names = (*scripts, "language_model_step", "sampling", "text", "scaling", *on_gpu, "tutorials")
     calls, reports, failing = [], [], ["text"]
 
     def run(command: list[str]) -> subprocess.CompletedProcess:

@@ -70,7 +70,7 @@ def short_way(module: nn.Module, input: object, hx: object = None) -> object:
     states = hx if hx is None or isinstance(hx, tuple) else (hx,)
     if isinstance(module, nn.RNNBase):
         return eager.layers(module, input, states, False)
-    return eager.step(module, module._kind, input, states, False)
+    return eager.step(module, module._kind, input, states)
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -179,9 +179,10 @@ def test_other_kinds_of_input_take_the_long_way(name):
         (None,) * len(states),
         tuple(torch._neg_view(state.detach()) for state in states),
     ):
-        cell = () if isinstance(module, nn.RNNBase) else (module._kind,)
-        function = eager.step if cell else eager.layers
-        assert function(module, *cell, x, other, False) is None
+        if isinstance(module, nn.RNNBase):
+            assert eager.layers(module, x, other, False) is None
+        else:
+            assert eager.step(module, module._kind, x, other) is None
 
 
 @pytest.mark.parametrize(

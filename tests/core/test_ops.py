@@ -431,7 +431,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
     def test_dtype_of_input(self, dtype):
-        with pytest.raises(RuntimeError, match="rnn: input must .* but got"):
+        with pytest.raises(RuntimeError, match="rnn_inference: input must .* but got"):
             ops.rnn(*(tensor.to(dtype) for tensor in arguments("rnn")))
 
     def test_unknown_nonlinearity(self):

@@ -5,8 +5,7 @@
 #include "bindings/cuda/launch.h"
 #include "bindings/cuda/ops.h"
 #include "bindings/cuda/products.h"
-#include "bindings/nonlinearity.h"
-#include "bindings/string.h"
+#include "bindings/rnn.h"
 #include "cuda/rnn_sequence_cuda.h"
 
 namespace rnnfast {
@@ -14,22 +13,17 @@ namespace {
 
 constexpr int64_t kGates = 1;
 
-using Forward = std::tuple<Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Forward rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, OptionalTensor bias_ih,
-            OptionalTensor bias_hh, OptionalTensor batch_sizes, String nonlinearity,
-            bool batch_first, bool reverse, String precision_name) {
-  const Layer layer("rnnfast::rnn", kGates, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
-                    std::nullopt, batch_sizes, batch_first);
-  const Precision precision = served_precision(layer, precision_name);
-  const bool relu = is_relu(layer.op, nonlinearity);
+RnnResults run_forward(const RnnCall& call) {
+  const Layer layer = call.layer();
+  const Precision precision = served_precision(layer, call.precision);
   Tensor output = input_projection(layer, both_biases(layer), precision);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
 
   RnnSequenceCuda args{};
-  fill_sequence(layer, reverse, args);
-  args.relu = relu;
+  fill_sequence(layer, call.reverse, args);
+  args.relu = call.relu;
   args.gates_x = args.output = output.mutable_data_ptr();
   args.gates_x_time = args.output_time = layer.time_stride(layer.hidden_size);
   args.gates_x_row = args.output_row = layer.row_stride(layer.hidden_size);
@@ -78,9 +72,7 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
 }  // namespace
 
 void register_rnn_cuda(Registry& m) {
-  // Forward keeps nothing but its output for backward, so one function serves both ops.
-  m.impl("rnn", TORCH_BOX(&rnn));
-  m.impl("rnn_inference", TORCH_BOX(&rnn));
+  RnnOps<run_forward>::add_to(m);
   m.impl("rnn_backward", TORCH_BOX(&rnn_backward));
 }
 

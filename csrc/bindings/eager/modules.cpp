@@ -52,6 +52,8 @@ struct Names {
   PyObject* mode = name_of("mode");
   PyObject* reset_after = name_of("reset_after");
   PyObject* nonlinearity = name_of("nonlinearity");
+  PyObject* packed_layers = name_of("_packed_layers");
+  PyObject* ids = name_of("ids");
   std::array<PyObject*, 4> cell = {name_of("weight_ih"), name_of("weight_hh"), name_of("bias_ih"),
                                    name_of("bias_hh")};
 };
@@ -69,6 +71,12 @@ struct Kind {
 
   int64_t gates() const { return cell == lstm ? 4 : cell == gru ? 3 : 1; }
   size_t num_states() const { return cell == lstm ? 2 : 1; }
+  PackedCell packed() const {
+    return cell == lstm  ? PackedCell::lstm
+           : cell == rnn ? PackedCell::rnn
+           : option      ? PackedCell::gru
+                         : PackedCell::gru_reset_before;
+  }
 };
 
 bool is_text(PyObject* object, const char* text) {
@@ -144,6 +152,46 @@ std::optional<Weights> weights_of(PyObject* parameters, PyObject* const* keys, s
 // The half types are computed in float.
 at::ScalarType computed(at::ScalarType dtype) { return dtype == at::kDouble ? dtype : at::kFloat; }
 
+const CpuKernels& kernels_for(at::ScalarType dtype, const Kind& kind, bool single) {
+  return kernels_of(kernel_access->isa(), computed(dtype) == at::kDouble, kind.bf16, single);
+}
+
+// Of each layer and direction, its weights as rnnfast.prepack keeps them.
+struct Prepacked {
+  std::vector<std::shared_ptr<const void>> weights;  // null where a call packs them itself
+  bool stale = false;                                // the long way has to pack them first
+};
+
+Prepacked prepacked_of(PyObject* attributes, at::ScalarType dtype, const Kind& kind, bool single,
+                       const std::vector<Weights>& weights) {
+  Prepacked found{std::vector<std::shared_ptr<const void>>(weights.size())};
+  PyObject* const held = PyDict_GetItem(attributes, names().packed_layers);
+  const CpuKernels& kernels = kernels_for(dtype, kind, single);
+  // They are packed for sequences; a step with products in bfloat16 has other kernels.
+  if (!held || held == Py_None || &kernels != &kernels_for(dtype, kind, false)) return found;
+  const py::object ids = py::reinterpret_steal<py::object>(PyObject_GetAttr(held, names().ids));
+  if (!ids) throw py::error_already_set();
+  found.stale = true;
+  if (!PyTuple_CheckExact(ids.ptr()) ||
+      PyTuple_GET_SIZE(ids.ptr()) != static_cast<Py_ssize_t>(weights.size()))
+    return found;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    PackedFrom from{kind.packed(), {}};
+    for (const at::Tensor* weight :
+         {&weights[i].ih, &weights[i].hh, &weights[i].bias_ih, &weights[i].bias_hh}) {
+      if (!weight->defined()) continue;
+      // Tensors made in inference mode count no changes.
+      from.tensors.emplace_back(reinterpret_cast<uintptr_t>(weight->const_data_ptr()),
+                                weight->is_inference() ? 0 : weight->_version());
+    }
+    const int64_t id = PyLong_AsLongLong(PyTuple_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i)));
+    found.weights[i] = kernel_access->packed(id, kernels, from);
+    if (!found.weights[i]) return found;
+  }
+  found.stale = false;
+  return found;
+}
+
 // The data in the computed dtype; what has to be cast stands in scratch memory, which is reused.
 const void* computed_data(const Runtime* runtime, const at::Tensor& tensor) {
   if (!tensor.defined()) return nullptr;
@@ -165,6 +213,7 @@ struct Call {
   int64_t seq_len, batch, input_size, hidden_size;
   const at::Tensor& input;
   Weights weights;
+  std::shared_ptr<const void> packed;  // the same, where they are kept
 
   // What all cells' arguments have alike.
   template <class Args>
@@ -183,13 +232,13 @@ struct Call {
     args.output_time = batch_first ? hidden_size : batch * hidden_size;
     args.output_row = batch_first ? seq_len * hidden_size : hidden_size;
     args.h_n = h_n;
+    args.packed = packed.get();
     return args;
   }
 
   // Computes output and final states where nothing need be kept.
   void infer(const void* const* initial, void* output, void* const* final) const {
-    const CpuKernels& kernels = kernels_of(kernel_access->isa(), input.scalar_type() == at::kDouble,
-                                           kind.bf16, seq_len == 1);
+    const CpuKernels& kernels = kernels_for(input.scalar_type(), kind, seq_len == 1);
     if (kind.cell == Kind::lstm) {
       auto args = arguments<LstmForward>(initial[0], output, final[0]);
       args.c_0 = initial[1];
@@ -244,10 +293,12 @@ struct Call {
     kernel_access->with_runtime(
         [](const Runtime* runtime, void* context) {
           const Bound* call = static_cast<const Bound*>(context);
-          call->args->weight_ih = computed_data(runtime, call->weights->ih);
-          call->args->weight_hh = computed_data(runtime, call->weights->hh);
-          call->args->bias_ih = computed_data(runtime, call->weights->bias_ih);
-          call->args->bias_hh = computed_data(runtime, call->weights->bias_hh);
+          if (!call->args->packed) {
+            call->args->weight_ih = computed_data(runtime, call->weights->ih);
+            call->args->weight_hh = computed_data(runtime, call->weights->hh);
+            call->args->bias_ih = computed_data(runtime, call->weights->bias_ih);
+            call->args->bias_hh = computed_data(runtime, call->weights->bias_hh);
+          }
           call->kernel(runtime, call->args);
         },
         &bound);
@@ -361,15 +412,28 @@ py::object layers(const py::object& module, const py::object& input_object, cons
     weights.push_back(*found);
   }
   recorded = recorded && at::GradMode::is_enabled();
+  Prepacked prepacked;
+  if (!recorded) {
+    prepacked = prepacked_of(attributes.ptr(), *dtype, *kind, seq_len == 1, weights);
+    if (prepacked.stale) return long_way;
+  }
 
   at::Tensor sequence = cast(*input);
   const at::TensorOptions like = sequence.options();
   for (at::Tensor& state : states) state = cast(state);
   std::vector<at::Tensor> final;
   const auto call_of = [&](int64_t i) {
-    return Call{*kind,   batch_first, i % directions == 1,
-                seq_len, batch,       sequence.size(2),
-                hidden,  sequence,    weights[static_cast<size_t>(i)]};
+    const size_t at = static_cast<size_t>(i);
+    return Call{*kind,
+                batch_first,
+                i % directions == 1,
+                seq_len,
+                batch,
+                sequence.size(2),
+                hidden,
+                sequence,
+                weights[at],
+                recorded ? nullptr : prepacked.weights[at]};
   };
   const auto joined = [&](const std::vector<at::Tensor>& outputs) {
     return outputs.size() == 1 ? outputs[0] : at::cat(outputs, 2);
@@ -425,7 +489,7 @@ py::object layers(const py::object& module, const py::object& input_object, cons
 
 // A cell's step on [batch, input_size] rows: the tuple of new states, or None.
 py::object step(const py::object& module, const py::object& cell, const py::object& input_object,
-                const py::object& given, bool bf16) {
+                const py::object& given) {
   const py::object long_way = py::none();
   const Names& n = names();
   const std::optional<at::ScalarType> dtype = served_dtype(input_object.ptr());
@@ -434,8 +498,7 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
   if (!rows || rows->dim() != 2 || rows->numel() == 0 || rows->stride(1) != 1) return long_way;
 
   const py::object attributes = module.attr("__dict__");
-  const std::optional<Kind> kind =
-      kind_of(cell.ptr(), attributes.ptr(), bf16_products(*dtype, bf16));
+  const std::optional<Kind> kind = kind_of(cell.ptr(), attributes.ptr(), false);
   PyObject* const parameters = PyDict_GetItem(attributes.ptr(), n.parameters);
   PyObject* const size = PyDict_GetItem(attributes.ptr(), n.hidden_size);
   if (!kind || !parameters || !size || !PyLong_CheckExact(size)) return long_way;
@@ -451,9 +514,16 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
   for (const at::Tensor& state : states) recorded = recorded || state.requires_grad();
   recorded = recorded && at::GradMode::is_enabled();
 
+  Prepacked prepacked{{nullptr}};
+  if (!recorded) {
+    prepacked = prepacked_of(attributes.ptr(), *dtype, *kind, true, {*weights});
+    if (prepacked.stale) return long_way;
+  }
+
   const at::Tensor sequence = cast(*rows).unsqueeze(0);
   const at::TensorOptions like = sequence.options();
-  const Call call{*kind, false, false, 1, batch, rows->size(1), hidden, sequence, *weights};
+  const Call call{*kind,         false,  false,    1,        batch,
+                  rows->size(1), hidden, sequence, *weights, prepacked.weights[0]};
   if (states.empty()) states.assign(num_states, at::zeros({batch, hidden}, like));
   for (at::Tensor& state : states) state = cast(state);
   std::vector<at::Tensor> final;

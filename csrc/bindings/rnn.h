@@ -1,0 +1,63 @@
+// The forward ops of the plain RNN by their schemas, whatever computes them.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+#include <tuple>
+
+#include "bindings/layer.h"
+#include "bindings/string.h"
+
+namespace rnnfast {
+
+inline bool is_relu(const char* op, const std::string& nonlinearity) {
+  if (nonlinearity != "tanh" && nonlinearity != "relu")
+    fail(op, ": nonlinearity must be 'tanh' or 'relu', but got '", nonlinearity, "'");
+  return nonlinearity == "relu";
+}
+
+struct RnnCall {
+  const char* op;
+  const Tensor &input, &h_0, &weight_ih, &weight_hh;
+  const OptionalTensor &bias_ih, &bias_hh, &batch_sizes;
+  bool relu, batch_first, reverse;
+  const std::string& precision;
+  int64_t packed = 0;
+
+  Layer layer() const {
+    return Layer(op, 1, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, std::nullopt,
+                 batch_sizes, batch_first);
+  }
+};
+
+using RnnResults = std::tuple<Tensor, Tensor>;
+
+// run(call) gives output and h_n: forward keeps nothing but its output for backward.
+template <RnnResults (*run)(const RnnCall&)>
+struct RnnOps {
+  static RnnResults rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
+                        OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor batch_sizes,
+                        String nonlinearity, bool batch_first, bool reverse, String precision) {
+    constexpr const char* op = "rnnfast::rnn";
+    return run({op, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_sizes,
+                is_relu(op, nonlinearity), batch_first, reverse, precision});
+  }
+
+  static RnnResults inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
+                              OptionalTensor bias_ih, OptionalTensor bias_hh,
+                              OptionalTensor batch_sizes, String nonlinearity, bool batch_first,
+                              bool reverse, String precision, int64_t packed) {
+    constexpr const char* op = "rnnfast::rnn_inference";
+    return run({op, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_sizes,
+                is_relu(op, nonlinearity), batch_first, reverse, precision, packed});
+  }
+
+  template <class Library>
+  static void add_to(Library& m) {
+    m.impl("rnn", TORCH_BOX(&RnnOps::rnn));
+    m.impl("rnn_inference", TORCH_BOX(&RnnOps::inference));
+  }
+};
+
+}  // namespace rnnfast
