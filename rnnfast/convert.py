@@ -235,6 +235,7 @@ def _swap(module: nn.Module, pairs: Mapping[type, type]) -> tuple[bool, str] | N
         module.__class__ = _counterpart(cls, old, new)
     except TypeError as error:
         return False, f"{cls.__name__} cannot be based on {_label(new)}: {error}"
+    vars(module).pop("_packed_layers", None)  # what rnnfast.prepack keeps, which torch cannot use
     inside = "" if cls in pairs else f" as the base of {cls.__name__}"
     return True, f"{_label(old)} -> {_label(new)}{inside}"
 

@@ -5,10 +5,13 @@ sequence's time, most of a short one's. A module cannot know by itself that its 
 were at the call before, since not every change leaves a trace; :func:`prepack` is told so.
 """
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from rnnfast import ops
 from rnnfast._extension import _C
 
 __all__ = ["PackedLayers", "prepack"]
@@ -69,14 +72,20 @@ class PackedLayers:
 
     def __init__(self) -> None:
         self.ids: tuple[int, ...] = ()
-        self._layers: tuple[_C.PackedWeights, ...] = ()
+        # What they were made of, and they. As long as a tensor is held, no other has its address.
+        self._kept: tuple[list[Tensor], tuple[_C.PackedWeights, ...]] = ([], ())
 
     def __reduce__(self) -> tuple:
         # Copies begin empty, for they have weights of their own.
         return PackedLayers, ()
 
     def of(
-        self, cell: str, given: list[Weights], computed: list[Weights], precision: str
+        self,
+        cell: str,
+        given: list[Weights],
+        computed: list[Weights],
+        precision: str,
+        *inputs: Tensor,
     ) -> tuple["_C.PackedWeights", ...] | None:
         """The packed weights as they are now, made where what is there does not fit them.
 
@@ -85,14 +94,20 @@ class PackedLayers:
             given: the module's weights.
             computed: the same in the dtype of the kernels.
             precision: of products, as for the operators.
+            inputs: input and states of the call.
 
         Returns:
-            Those of each layer; ``None`` where the call has to do without: with weights off the
-            CPU or of shapes that do not fit, and where operators are watched or traced.
+            Those of each layer; ``None`` where the call has to do without: where a gradient is
+            recorded or operators are watched, traced or transformed, with weights off the CPU or
+            of shapes that do not fit.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
-            return None
-        if not all(map(_packable, given, computed, [cell] * len(given))):
+        watched = torch.jit.is_tracing() or is_in_torch_dispatch_mode() or ops.transformed()
+        if (
+            torch.compiler.is_compiling()
+            or watched
+            or ops.records_gradient(*inputs, *chain(*computed))
+            or not all(map(_packable, given, computed, [cell] * len(given)))
+        ):
             return None
         kind = {
             "cell": cell,
@@ -107,7 +122,7 @@ class PackedLayers:
             ]
             for weights in given
         ]
-        layers = self._layers
+        layers = self._kept[1]
         if len(layers) != len(tensors) or not all(
             layer.serves(**kind, tensors=own) for layer, own in zip(layers, tensors, strict=True)
         ):
@@ -122,7 +137,9 @@ class PackedLayers:
                 )
                 for weights, own in zip(computed, tensors, strict=True)
             )
-            self._layers, self.ids = layers, tuple(layer.id for layer in layers)
+            held = [tensor.detach() for tensor in chain(*given) if tensor is not None]
+            self._kept = held, layers
+            self.ids = tuple(layer.id for layer in layers)
         return layers
 
 

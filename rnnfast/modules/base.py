@@ -328,11 +328,9 @@ class Recurrent(nn.RNNBase):
         directions = 2 if self.bidirectional else 1
         final, every = [], []
         in_parts = self.memory == "recompute" and torch.is_grad_enabled() and not ops.transformed()
-        packed = None
-        if self._packed_layers is not None and not ops.records_gradient(
-            input, *chain(*initial, *weights)
-        ):
-            packed = self._packed_layers.of(self._cell_name(), given, weights, precision)
+        packed = self._packed_layers and self._packed_layers.of(
+            self._cell_name(), given, weights, precision, input, *chain(*initial)
+        )
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout > 0 and self.training:
                 input = self._drop(input, batch_first)

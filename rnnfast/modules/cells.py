@@ -80,11 +80,10 @@ class _Cell(nn.RNNCellBase):
         if not batched:
             input = input.unsqueeze(0)
             states = tuple(state.unsqueeze(0) for state in states)
-        options, packed = {}, None
-        if self._packed_layers is not None and not ops.records_gradient(input, *states, *weights):
-            packed = self._packed_layers.of(self._cell_name(), [given], [weights], "fp32")
-        if packed is not None:
-            options["packed_weights"] = packed[0].id
+        packed = self._packed_layers and self._packed_layers.of(
+            self._cell_name(), [given], [weights], "fp32", input, *states
+        )
+        options = {"packed_weights": packed[0].id} if packed else {}
         with backend.without_autocast(input):
             states = self._run_step(input.unsqueeze(0), states, weights, **options)[1:]
         if not batched:

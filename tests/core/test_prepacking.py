@@ -269,6 +269,9 @@ def test_state_dict_is_that_of_the_weights(lstm):
     assert type(model[0]) is nn.LSTM
     for got, want in zip(run(model, input), expected, strict=True):
         torch.testing.assert_close(got, want)
+    rnnfast.accelerate(model)
+    assert type(model[0]) is rnnfast.LSTM
+    assert not uses_packed(model[0], "weight_hh_l0", input)
 
 
 def test_moves_between_dtypes(lstm):
@@ -324,6 +327,46 @@ def test_threads_that_pack_at_once():
     assert_same(run(twin, input), expected)
     torch.testing.assert_close(run(halves, input.bfloat16())[0].float(), expected[0], atol=0.05,
                                rtol=0.05)  # fmt: skip
+
+
+def test_new_weights_at_an_old_address(lstm):
+    """What is replaced is held until its successor is packed, so that none comes to stand there."""
+    input, size = torch.randn(5, 3, 12), lstm.weight_hh_l0.shape
+    rnnfast.prepack(lstm)
+    lstm.weight_hh_l0 = nn.Parameter(torch.randn(size))
+    before = run(lstm, input)
+    for seed in range(50):
+        torch.manual_seed(seed)
+        lstm.weight_hh_l0 = None
+        lstm.weight_hh_l0 = nn.Parameter(torch.randn(size))
+        after = run(lstm, input)
+        assert not torch.equal(after[0], before[0])
+        before = after
+
+
+def test_ensembles(lstm):
+    """Under a transform of torch.func, weights may be of many models at once."""
+    input = torch.randn(5, 3, 12)
+    rnnfast.prepack(lstm)
+    expected = run(lstm, input)[0]
+    weights = {name: torch.stack([value, value]) for name, value in lstm.named_parameters()}
+
+    def call(weights):
+        return torch.func.functional_call(lstm, weights, input)[0]
+
+    with torch.no_grad():
+        both = torch.func.vmap(call)(weights)
+    torch.testing.assert_close(both, torch.stack([expected, expected]))
+
+
+def test_traced(lstm):
+    input = torch.randn(5, 3, 12)
+    rnnfast.prepack(lstm)
+    run(lstm, input)
+    with torch.no_grad():
+        traced = torch.jit.trace(lstm, input)
+        change_in_place(lstm)
+        torch.testing.assert_close(flat(traced(input)), run(lstm, input))
 
 
 def test_no_graph_holds_what_is_packed(lstm):
