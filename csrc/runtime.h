@@ -13,6 +13,8 @@ struct Runtime {
 
   // Bytes of a core's private (level 2) cache: what a thread's slice of the weights should fit in.
   int64_t cache_bytes;
+  // Bytes of the cache that the cores share (level 3).
+  int64_t shared_cache_bytes;
 
   // Calls body(argument, begin, end) for disjoint ranges that cover [0, tasks), and returns when
   // all are done. Ranges may run one after another on one thread (nested call, one thread, forked

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
 #include <new>
 #include <vector>
 
@@ -17,14 +18,20 @@ namespace {
 std::atomic<bool> forked{false};
 const int fork_watch = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
-int64_t level_2_cache() {
-  constexpr int64_t kAssumed = 1 << 20;
+struct Caches {
+  int64_t level_2 = 1 << 20, level_3 = 32 << 20;  // where the system does not tell
+
+  Caches() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
-  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (bytes > 0) return bytes;
+    const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (bytes > 0) level_2 = bytes;
 #endif
-  return kAssumed;
-}
+    // What sysconf calls level 3 may be that of all the processor, of which a core has a part.
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
+    int64_t kibibytes = 0;
+    if (file >> kibibytes && file.get() == 'K' && kibibytes > 0) level_3 = kibibytes << 10;
+  }
+};
 
 // Bump allocation from one block that is as large as the largest call so far needed; what does not
 // fit the block during a call stands beside it until the call ends.
@@ -113,9 +120,10 @@ Runtime KeptMemory::runtime(const Runtime& like) {
 }
 
 Host::Host() {
-  static const int64_t cache = level_2_cache();
+  static const Caches caches;
   runtime_.num_threads = forked ? 1 : torch::stable::get_num_threads();
-  runtime_.cache_bytes = cache;
+  runtime_.cache_bytes = caches.level_2;
+  runtime_.shared_cache_bytes = caches.level_3;
   runtime_.run = run;
   runtime_.allocate = allocate;
   runtime_.host = &scratch();

@@ -230,7 +230,8 @@ const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const void
 // A fused step multiplies its input with weight_ih in the step's own tile. It needs weight_ih in
 // the cache too; where there is no room, the input half of the gates is computed for a chunk of
 // steps ahead. So it is for a few rows, whose products take as long as the weights take to arrive:
-// those of many steps share one reading of weight_ih.
+// those of many steps share one reading of weight_ih. So it is, too, where both weights exceed even
+// the cache that all cores share: then more rows make up for what comes from memory.
 struct Walk {
   bool share_rows, fused;
   int64_t chunk;  // steps projected ahead where not fused
@@ -238,12 +239,14 @@ struct Walk {
   Walk(const Runtime& runtime, int64_t seq_len, int64_t batch, int64_t hh_bytes, int64_t ih_bytes,
        int64_t gates_bytes)
       : share_rows(false), fused(false), chunk(1) {
-    constexpr int64_t kChunkRows = 96, kChunkBytes = 1 << 20, kFewRows = 4;
+    constexpr int64_t kChunkRows = 96, kFarChunkRows = 384, kChunkBytes = 1 << 20, kFewRows = 4;
     const int64_t cache = runtime.cache_bytes;
     share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache * 3 / 4;
     const bool fits = hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
-    fused = batch >= 16 || (fits && (batch >= kFewRows || seq_len == 1));
-    chunk = max_of(kChunkRows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
+    const bool far = hh_bytes + ih_bytes > runtime.shared_cache_bytes;
+    fused = (batch >= 16 && !far) || (fits && (batch >= kFewRows || seq_len == 1));
+    const int64_t rows = far ? kFarChunkRows : kChunkRows;
+    chunk = max_of(rows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
     chunk = max_of(1, min_of(chunk, seq_len));
   }
 };

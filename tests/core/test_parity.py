@@ -237,3 +237,19 @@ def test_float64_agrees_with_torch(cell, case, isa, kernels):
     ours = errors(CELLS[cell][1], cell, case, torch.float64, draws=3)
     too_large = {name: error for name, error in ours.items() if not error <= bound}
     assert not too_large
+
+
+@pytest.mark.parametrize(("kind", "hidden_size"), [("LSTM", 1100), ("GRU", 1300)])
+def test_weights_beyond_the_shared_cache(kind, hidden_size):
+    """Their input is projected ahead, for many steps at a time: the bits are those of few rows,
+    for which it always is."""
+    torch.manual_seed(0)
+    ours = getattr(rnnfast, kind)(hidden_size, hidden_size)
+    theirs = getattr(torch.nn, kind)(hidden_size, hidden_size)
+    theirs.load_state_dict(ours.state_dict())
+    input = torch.randn(25, 20, hidden_size)
+    with torch.no_grad():
+        output, expected = ours(input)[0], theirs(input)[0]
+        assert torch.equal(output[:, 7:9], ours(input[:, 7:9])[0])
+    assert torch.equal(ours(input)[0].detach(), output)  # recorded, which keeps the gates
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
