@@ -29,8 +29,8 @@ struct GruForward {
   const void* bias_ih;       // [3H]        may be null
   const void* bias_hh;       // [3H]        may be null
 
-  const void* packed;        //             what gru_pack() of the same table made of a layer of the same
-                             //             sizes: weights and biases above are not read; or null
+  const void* packed;        //             what gru_pack() of the same table made of a layer of
+                             //             these sizes, to read in place of those; or null
   void* output;              // [T, N, H]   h_t
   int64_t output_time, output_row;
   void* h_n;                 // [N, H]      contiguous

@@ -47,8 +47,8 @@ struct LstmForward {
   const void* bias_ih;       // [4H]        may be null
   const void* bias_hh;       // [4H]        may be null
 
-  const void* packed;        //             what lstm_pack() of the same table made of a layer of the same
-                             //             sizes: weights and biases above are not read; or null
+  const void* packed;        //             what lstm_pack() of the same table made of a layer of
+                             //             these sizes, to read in place of those; or null
   void* output;              // [T, N, P]   h_t
   int64_t output_time, output_row;
   void* h_n;                 // [N, P]      contiguous; h_0 where T is 0

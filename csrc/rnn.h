@@ -27,8 +27,8 @@ struct RnnForward {
   const void* bias_ih;       // [H]         may be null
   const void* bias_hh;       // [H]         may be null
 
-  const void* packed;        //             what rnn_pack() of the same table made of a layer of the same
-                             //             sizes: weights and biases above are not read; or null
+  const void* packed;        //             what rnn_pack() of the same table made of a layer of
+                             //             these sizes, to read in place of those; or null
   void* output;              // [T, N, H]   h_t
   int64_t output_time, output_row;
   void* h_n;                 // [N, H]      contiguous

@@ -1,7 +1,7 @@
 // What a kernel may ask of its host: threads, scratch memory, and the size of a core's cache.
 //
 // Kernels know neither torch nor OpenMP. The bindings fill this struct once a call, from torch's
-// thread pool (bindings/runtime.cpp); a test or another host may fill it otherwise.
+// thread pool (bindings/host.cpp); a test or another host may fill it otherwise.
 #pragma once
 
 #include <stddef.h>

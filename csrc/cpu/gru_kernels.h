@@ -23,11 +23,11 @@ template <class P>
 struct GruWeights {
   typedef Sum<P> T;
   Panels<T> all, reset_update, candidate;  // r z n, r z, n
-  Matrix<P> weight_ih;                     // all
-  const T* bias_x;
+  Matrix<P> weight_ih{};                   // all
+  const T* bias_x = nullptr;
   // Of weight_hh: all where r acts after the product, the two parts where it acts before.
-  Matrix<P> weight_all, weight_rz, weight_n;
-  const T *bias_all, *bias_rz, *bias_n;
+  Matrix<P> weight_all{}, weight_rz{}, weight_n{};
+  const T *bias_all = nullptr, *bias_rz = nullptr, *bias_n = nullptr;
 };
 
 // `once`: for one step only.
@@ -40,17 +40,7 @@ GruWeights<P> gru_weights(const Runtime& runtime, const GruForward& a, bool once
     return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
                                 once);
   };
-  GruWeights<P> weights{Panels<T>(hidden, 3),
-                        Panels<T>(hidden, 2),
-                        Panels<T>(hidden, 1, runtime.num_threads),
-                        {},
-                        nullptr,
-                        {},
-                        {},
-                        {},
-                        nullptr,
-                        nullptr,
-                        nullptr};
+  GruWeights<P> weights{{hidden, 3}, {hidden, 2}, {hidden, 1, runtime.num_threads}};
   weights.weight_ih = matrix(weights.all, a.weight_ih, 0, a.input_size);
   weights.bias_x = packed_bias(runtime, weights.all, a.bias_ih, nullptr);
   if (a.reset_after) {

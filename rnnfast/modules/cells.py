@@ -35,10 +35,10 @@ class _Cell(nn.RNNCellBase):
         input: Tensor,
         states: tuple[Tensor, ...],
         weights: tuple[Tensor | None, ...],
-        **options,
+        packed_weights: int,
     ) -> tuple[Tensor, ...]:
         """One step on `(1, batch, input_size)`: a sequence of one output, then the new states.
-        `options` is packed_weights, as for the operators."""
+        `packed_weights` is as for the operators."""
         raise NotImplementedError
 
     def _run(self, input: Tensor, states: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
@@ -83,9 +83,9 @@ class _Cell(nn.RNNCellBase):
         packed = self._packed_layers and self._packed_layers.of(
             self._cell_name(), [given], [weights], "fp32", input, *states
         )
-        options = {"packed_weights": packed[0].id} if packed else {}
+        packed_weights = packed[0].id if packed else 0
         with backend.without_autocast(input):
-            states = self._run_step(input.unsqueeze(0), states, weights, **options)[1:]
+            states = self._run_step(input.unsqueeze(0), states, weights, packed_weights)[1:]
         if not batched:
             states = tuple(state.squeeze(0) for state in states)
         return tuple(backend.cast(state, result_dtype) for state in states) if casts else states
@@ -147,9 +147,9 @@ class LSTMCell(_Cell):
         input: Tensor,
         states: tuple[Tensor, ...],
         weights: tuple[Tensor | None, ...],
-        **options,
+        packed_weights: int,
     ) -> tuple[Tensor, ...]:
-        return ops.lstm(input, *states, *weights, **options)
+        return ops.lstm(input, *states, *weights, packed_weights=packed_weights)
 
 
 class GRUCell(_Cell):
@@ -229,9 +229,11 @@ class GRUCell(_Cell):
         input: Tensor,
         states: tuple[Tensor, ...],
         weights: tuple[Tensor | None, ...],
-        **options,
+        packed_weights: int,
     ) -> tuple[Tensor, ...]:
-        return ops.gru(input, *states, *weights, reset_after=self.reset_after, **options)
+        return ops.gru(
+            input, *states, *weights, reset_after=self.reset_after, packed_weights=packed_weights
+        )
 
     def extra_repr(self) -> str:
         form = "" if self.reset_after else ", reset_after=False"
@@ -299,6 +301,8 @@ class RNNCell(_Cell):
         input: Tensor,
         states: tuple[Tensor, ...],
         weights: tuple[Tensor | None, ...],
-        **options,
+        packed_weights: int,
     ) -> tuple[Tensor, ...]:
-        return ops.rnn(input, *states, *weights, nonlinearity=self.nonlinearity, **options)
+        return ops.rnn(
+            input, *states, *weights, nonlinearity=self.nonlinearity, packed_weights=packed_weights
+        )
