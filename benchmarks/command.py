@@ -26,6 +26,12 @@ def check_threads(parser: argparse.ArgumentParser, threads: Sequence[int]) -> No
         parser.error(f"--threads: expected 1 to {cpus}, the CPUs here, got {threads}")
 
 
+def add_output(parser: argparse.ArgumentParser, smoke: str) -> None:
+    """Adds ``--output`` and ``--smoke``, the latter with what it does as its help."""
+    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten as rows come")
+    parser.add_argument("--smoke", action="store_true", help=smoke)
+
+
 def add_keep_freed_memory(parser: argparse.ArgumentParser) -> None:
     """Adds ``--keep-freed-memory``."""
     parser.add_argument(

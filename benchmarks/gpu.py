@@ -8,7 +8,6 @@ import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import command
@@ -336,8 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--budget", type=float, default=360.0, help="seconds for all; the most important come first"
     )
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument("--smoke", action="store_true", help="one small shape, briefly")
+    command.add_output(parser, smoke="one small shape, briefly")
     parser.add_argument("--peers", nargs="+", metavar="NAME", help="default: all that are here")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():

@@ -11,7 +11,6 @@ import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import command
 import gpu_timing
@@ -193,8 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--backend", choices=("auto", "rnnfast"), default="auto")
     parser.add_argument("--seconds", type=float, default=5.0, help="for the rounds of each case")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument("--smoke", action="store_true", help="a model of two units")
+    command.add_output(parser, smoke="a model of two units")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print(gpu_timing.NO_GPU)

@@ -341,10 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--paces", nargs="+", choices=PAUSES, default=list(PAUSES))
     command.add_threads(parser)
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument(
-        "--smoke", action="store_true", help="few steps: shows that it works, not how fast"
-    )
+    command.add_output(parser, smoke="few steps: shows that it works, not how fast")
     options = parser.parse_args(arguments)
     command.check_threads(parser, options.threads)
 

@@ -72,10 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="SECONDS",
         help="a case that torch.compile has not ended by then is given up (default: 120)",
     )
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument(
-        "--smoke", action="store_true", help="one small shape, briefly: shows that it all works"
-    )
+    command.add_output(parser, smoke="one small shape, briefly: shows that it all works")
     options = parser.parse_args(arguments)
     defaults = SMOKE if options.smoke else FULL
     shapes = options.shapes or defaults["shapes"]

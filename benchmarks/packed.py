@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import command
 import torch
@@ -113,10 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     command.add_threads(parser)
     parser.add_argument("--seconds", type=float, help="budget of each case (default: 2)")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument(
-        "--smoke", action="store_true", help="short sequences, briefly: shows that it all works"
-    )
+    command.add_output(parser, smoke="short sequences, briefly: shows that it all works")
     options = parser.parse_args(arguments)
     seq_lens = options.seq_lens or (SEQ_LENS[:1] if options.smoke else SEQ_LENS)
     seconds = options.seconds or (0.02 if options.smoke else 2.0)

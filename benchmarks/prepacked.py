@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import command
 import peers
@@ -123,10 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     command.add_threads(parser)
     parser.add_argument("--seconds", type=float, help="budget of each case (default: 1.5)")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument(
-        "--smoke", action="store_true", help="one small shape, briefly: shows that it all works"
-    )
+    command.add_output(parser, smoke="one small shape, briefly: shows that it all works")
     options = parser.parse_args(arguments)
     defaults = SMOKE if options.smoke else FULL
     shapes = options.shapes or defaults["shapes"]

@@ -208,10 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--seconds", type=float, default=1.0, help="budget of each case")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every row")
-    parser.add_argument(
-        "--smoke", action="store_true", help="short and small, briefly: shows that it all works"
-    )
+    command.add_output(parser, smoke="short and small, briefly: shows that it all works")
     options = parser.parse_args(arguments)
     if "threads" in options.studies and measure.available_cpus() < 2:
         parser.error("--studies threads: expected two CPUs or more, got one")

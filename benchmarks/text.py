@@ -124,10 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of ptb and quijote")
     parser.add_argument("--megabytes", type=float, help="size of a text (default: 10)")
     parser.add_argument("--seconds", type=float, help="budget of each task (default: 5)")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every task")
-    parser.add_argument(
-        "--smoke", action="store_true", help="one small text, briefly: shows that it all works"
-    )
+    command.add_output(parser, smoke="one small text, briefly: shows that it all works")
     options = parser.parse_args(arguments)
     there = [
         name for name, (_, place) in TEXTS.items() if not place or (options.data / place).exists()

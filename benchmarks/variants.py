@@ -8,7 +8,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import command
@@ -217,10 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     command.add_threads(parser, [min(2, measure.available_cpus())])
     parser.add_argument("--seconds", type=float, default=1.0, help="budget of each case")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="rewritten after every case")
-    parser.add_argument(
-        "--smoke", action="store_true", help="one small shape, briefly: shows that it all works"
-    )
+    command.add_output(parser, smoke="one small shape, briefly: shows that it all works")
     options = parser.parse_args(arguments)
     command.check_threads(parser, options.threads)
     budget = (0.02, 2) if options.smoke else (options.seconds, 3)

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "bindings/host.h"
+#include "bindings/kernel_access.h"
 #include "bindings/packed_weights.h"
 #include "bindings/prepacking.h"
 #include "bindings/stream.h"
