@@ -25,30 +25,32 @@ struct Matrix {
   int64_t row_stride = 0;
   const T* last_panel = nullptr;  // and the last panel, which may end inside a vector, is packed
 
-  // tile = start + rows [first, first + count) of a, from a_offset on, times panel p. A panel's
+  // tile = start + rows [first, first + count) of a, from a_offset on, times a panel. A panel's
   // share of block_depth() passes by all rows before the next, which they ask for meanwhile.
   void multiply(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
-                const Panels<T>& panels, int64_t p, Start<T> start, T* tile) const {
+                const PanelPlace<T>& place, Start<T> start, T* tile) const {
     const int64_t block = block_depth();
     for (int64_t k = 0; k == 0 || k < depth; k += block) {
-      multiply_block(a, a_offset, first, count, panels, p, k, min_of(depth, k + block), 0, count,
-                     start, tile);
-      start = {tile, panels.vectors(p) * Vector<T>::width};
+      multiply_block(a, a_offset, first, count, place, k, min_of(depth, k + block), 0, count, start,
+                     tile);
+      start = {tile, place.panels.vectors(place.p) * Vector<T>::width};
     }
   }
 
   // tile += the same.
   void accumulate(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
-                  const Panels<T>& panels, int64_t p, T* tile) const {
-    multiply(a, a_offset, first, count, panels, p, {tile, panels.vectors(p) * Vector<T>::width},
-             tile);
+                  const PanelPlace<T>& place, T* tile) const {
+    multiply(a, a_offset, first, count, place,
+             {tile, place.panels.vectors(place.p) * Vector<T>::width}, tile);
   }
 
   // The same for k in [k_begin, k_end); a block begins at a multiple of block_depth(). Of `all`
   // rows that pass by it, `passed` did before these.
   void multiply_block(const Rows<const P>& a, int64_t a_offset, int64_t first, int64_t count,
-                      const Panels<T>& panels, int64_t p, int64_t k_begin, int64_t k_end,
-                      int64_t passed, int64_t all, Start<T> start, T* tile) const {
+                      const PanelPlace<T>& place, int64_t k_begin, int64_t k_end, int64_t passed,
+                      int64_t all, Start<T> start, T* tile) const {
+    const Panels<T>& panels = place.panels;
+    const int64_t p = place.p;
     const int64_t vectors = panels.vectors(p);
     int64_t step = vectors * Vector<T>::width;
     if (k_begin == k_end) {
@@ -64,7 +66,10 @@ struct Matrix {
     panel += k_begin / kGroup<P> * step;
     const int64_t lanes = groups<P>(k_end - k_begin);
     const int64_t lane_bytes = packed ? step * static_cast<int64_t>(sizeof(T)) : 0;
-    const char* after = reinterpret_cast<const char*>(panel) + lanes * lane_bytes;
+    const T* after = panel;
+    if (packed)
+      after = k_end < depth ? panel + lanes * step
+                            : packed + panels.offset(groups<P>(depth), place.next);
     for_each_tile(0, count, vectors, [&](int64_t m, int64_t height) {
       const P* rows[kMaxRows] = {};
       for (int64_t i = 0; i < height; ++i) rows[i] = a[first + m + i] + a_offset + k_begin;
@@ -74,7 +79,9 @@ struct Matrix {
         if (by_columns) return multiply_dots(rows, height, panels, p, from, to);
       // Where there is one tile it has no time for more.
       const int64_t ahead_bytes = height < all ? lane_bytes * height / all : 0;
-      const Ahead ahead{after + (passed + m) * lanes * lane_bytes / all, ahead_bytes};
+      const Ahead ahead{
+          reinterpret_cast<const char*>(after) + (passed + m) * lanes * lane_bytes / all,
+          ahead_bytes};
       tile_kernel<P>(vectors, height)(k_end - k_begin, sum_block<P>(depth), rows, kGroup<P>, panel,
                                       step, ahead, from, to);
     });
@@ -152,16 +159,16 @@ Matrix<P> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const 
   return matrix;
 }
 
-// out [row_begin..row_end, panel_begin..panel_end] = bias + a * B, on the calling thread.
+// out [row_begin..row_end, range of panels] = bias + a * B, on the calling thread.
 // bias is packed like one row of B; null for zero.
 template <class P, class T>
 void multiply(const Rows<const P>& a, const Rows<T>& out, int64_t row_begin, int64_t row_end,
-              const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-              const Matrix<P>& matrix, const T* bias) {
+              const Panels<T>& panels, const PanelRange& range, const Matrix<P>& matrix,
+              const T* bias) {
   constexpr int width = Vector<T>::width;
   const int64_t block = matrix.block_depth();
-  for (int64_t p = panel_begin; p < panel_end; ++p) {
-    const int64_t vectors = panels.vectors(p);
+  range.for_each(panels, [&](const PanelPlace<T>& place) {
+    const int64_t p = place.p, vectors = panels.vectors(p);
     const auto for_each_vector = [&](int64_t first, int64_t count, const auto& body) {
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v)
@@ -177,14 +184,14 @@ void multiply(const Rows<const P>& a, const Rows<T>& out, int64_t row_begin, int
             store(tile.at + at, load_first(from, panels.valid(p, v)));
           });
         }
-        matrix.multiply_block(a, 0, first, count, panels, p, k, min_of(matrix.depth, k + block),
+        matrix.multiply_block(a, 0, first, count, place, k, min_of(matrix.depth, k + block),
                               first - row_begin, row_end - row_begin, start, tile.at);
         for_each_vector(first, count, [&](int64_t at, int64_t v, T* to) {
           store_first(to, load(tile.at + at), panels.valid(p, v));
         });
       });
     }
-  }
+  });
 }
 
 // The same over all rows and panels, on all threads: rows are shared out where there are enough.
@@ -195,11 +202,11 @@ void multiply_parallel(const Runtime& runtime, const Rows<const P>& a, const Row
   const int64_t work = product_work(rows, matrix.depth, panels.columns * panels.gates);
   if (rows >= runtime.num_threads * 4 * kMaxRows) {
     parallel(runtime, rows, work, [&](int64_t begin, int64_t end) {
-      multiply(a, out, begin, end, panels, 0, panels.count, matrix, bias);
+      multiply(a, out, begin, end, panels, {0, panels.count}, matrix, bias);
     });
   } else {
     parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
-      multiply(a, out, 0, rows, panels, begin, end, matrix, bias);
+      multiply(a, out, 0, rows, panels, {begin, end}, matrix, bias);
     });
   }
 }

@@ -94,26 +94,26 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
            : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
 
   const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
-                        int64_t panel_begin, int64_t panel_end) {
+                        const PanelRange& range) {
     const Sequence<T> gates = keep ? all_gates : chunk_of(all_gates, walk, steps, s);
     if (!walk.fused && phase == 0 && s % walk.chunk == 0)
-      project(walk, steps, s, x, gates, row_begin, row_end, all, panel_begin, panel_end,
-              weights.weight_ih, bias_x);
+      project(walk, steps, s, x, gates, row_begin, row_end, all, range, weights.weight_ih, bias_x);
     row_end = min_of(row_end, steps.rows(s));
     const Rows<const P> x_rows = x.step_rows(s), h_operand = h_operands.of_step(s);
     const Rows<const T> h_prev = h_before.of_step(s);
     const Rows<T> gates_rows = gates.step_rows(s);
 
-    const auto reset_after_tile = [&](int64_t p, int64_t first, int64_t count) {
+    const auto reset_after_tile = [&](const PanelPlace<T>& place, int64_t first, int64_t count) {
+      const int64_t p = place.p;
       const int64_t unit = all.column(p, 0), valid = all.valid(p, 0);
       Tile<T> x_tile, h_tile;
       if (walk.fused) {
-        weights.weight_ih.multiply(x_rows, 0, first, count, all, p,
+        weights.weight_ih.multiply(x_rows, 0, first, count, place,
                                    {bias_x + all.first(p) * width, 0}, x_tile.at);
       } else {
         load_tile(all, p, gates_rows, first, count, x_tile.at);
       }
-      weights.weight_all.multiply(h_operand, 0, first, count, all, p,
+      weights.weight_all.multiply(h_operand, 0, first, count, place,
                                   {bias_all + all.first(p) * width, 0}, h_tile.at);
       for (int64_t m = 0; m < count; ++m) {
         const T* gx = x_tile.at + m * 3 * width;
@@ -134,10 +134,11 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
         }
       }
     };
-    const auto reset_update_tile = [&](int64_t p, int64_t first, int64_t count) {
+    const auto reset_update_tile = [&](const PanelPlace<T>& place, int64_t first, int64_t count) {
+      const int64_t p = place.p;
       const int64_t unit = reset_update.column(p, 0), valid = reset_update.valid(p, 0);
       Tile<T> tile;
-      weights.weight_rz.multiply(h_operand, 0, first, count, reset_update, p,
+      weights.weight_rz.multiply(h_operand, 0, first, count, place,
                                  {bias_rz + reset_update.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         T* out = gates_rows[first + m] + unit;
@@ -151,11 +152,11 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
         store_operand(reset_h + (first + m) * hidden + unit, reset, valid);
       }
     };
-    const auto candidate_tile = [&](int64_t p, int64_t first, int64_t count) {
-      const int64_t vectors = candidate.vectors(p);
+    const auto candidate_tile = [&](const PanelPlace<T>& place, int64_t first, int64_t count) {
+      const int64_t p = place.p, vectors = candidate.vectors(p);
       Tile<T> tile;
-      weights.weight_n.multiply(matrix_rows<const P>(reset_h, hidden), 0, first, count, candidate,
-                                p, {bias_n + candidate.first(p) * width, 0}, tile.at);
+      weights.weight_n.multiply(matrix_rows<const P>(reset_h, hidden), 0, first, count, place,
+                                {bias_n + candidate.first(p) * width, 0}, tile.at);
       for (int64_t m = 0; m < count; ++m) {
         for (int64_t v = 0; v < vectors; ++v) {
           const int64_t unit = candidate.column(p, v), valid = candidate.valid(p, v);
@@ -170,19 +171,20 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
         }
       }
     };
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
+    const Panels<T>& panels = reset_after ? all : phase == 0 ? reset_update : candidate;
+    range.for_each(panels, [&](const PanelPlace<T>& place) {
       for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         if (reset_after)
-          reset_after_tile(p, first, count);
+          reset_after_tile(place, first, count);
         else if (phase == 0)
-          reset_update_tile(p, first, count);
+          reset_update_tile(place, first, count);
         else
-          candidate_tile(p, first, count);
+          candidate_tile(place, first, count);
       });
-    }
+    });
   };
-  const int64_t panels[] = {all.count, candidate.count};
-  for_each_step(runtime, steps.count, batch, walk.share_rows, reset_after ? 1 : 2, panels,
+  const int64_t counts[] = {all.count, candidate.count};
+  for_each_step(runtime, steps.count, batch, walk.share_rows, reset_after ? 1 : 2, counts,
                 product_work(batch, inputs + hidden, 3 * hidden), body);
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }

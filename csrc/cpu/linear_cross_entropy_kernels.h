@@ -89,7 +89,7 @@ struct CrossEntropyChunk {
     const int64_t vectors = panels.vectors(p), step = vectors * width;
     const int64_t column = panels.column(p, 0);
     alignas(64) T logits[kClassBlock * kMaxVectors * width];
-    input_columns.multiply(matrix_rows(operand_rows, a.features), 0, 0, classes, panels, p,
+    input_columns.multiply(matrix_rows(operand_rows, a.features), 0, 0, classes, {panels, p},
                            zero_start<T>(), logits);
     if (bias)
       for (int64_t c = 0; c < classes; ++c)
@@ -203,7 +203,7 @@ struct CrossEntropyChunk {
             store(tile.at + at, load_first(from, valid));
           });
         }
-        input_rows.multiply(d_rows, 0, c, count, panels, p, start, tile.at);
+        input_rows.multiply(d_rows, 0, c, count, {panels, p}, start, tile.at);
         for_each_vector(
             [&](int64_t at, T* to, int64_t valid) { store_first(to, load(tile.at + at), valid); });
       });

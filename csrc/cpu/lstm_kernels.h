@@ -88,8 +88,9 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
       keep ? like_output<T>(a, steps, static_cast<T*>(a.gates), size, 4 * hidden)
            : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
 
-  const auto gates_tile = [&](int64_t s, const Sequence<T>& gates, int64_t p, int64_t first,
-                              int64_t count) {
+  const auto gates_tile = [&](int64_t s, const Sequence<T>& gates, const PanelPlace<T>& place,
+                              int64_t first, int64_t count) {
+    const int64_t p = place.p;
     const int64_t unit = panels.column(p, 0), valid = panels.valid(p, 0);
     const Rows<T> gates_rows = gates.step_rows(s);
     const Rows<const T> c_prev =
@@ -98,12 +99,12 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     const Rows<T> h_rows = h.step_rows(s);
     Tile<T> tile;
     if (walk.fused) {
-      weight_ih.multiply(x.step_rows(s), 0, first, count, panels, p,
+      weight_ih.multiply(x.step_rows(s), 0, first, count, place,
                          {bias + panels.first(p) * width, 0}, tile.at);
     } else {
       load_tile(panels, p, gates_rows, first, count, tile.at);
     }
-    weight_hh.accumulate(h_operands.of_step(s), 0, first, count, panels, p, tile.at);
+    weight_hh.accumulate(h_operands.of_step(s), 0, first, count, place, tile.at);
     for (int64_t m = 0; m < count; ++m) {
       const int64_t n = first + m;
       const T* pre = tile.at + m * 4 * width;
@@ -128,22 +129,21 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
     }
   };
   const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
-                        int64_t panel_begin, int64_t panel_end) {
+                        const PanelRange& range) {
     const Sequence<T> gates = keep ? all_gates : chunk_of(all_gates, walk, steps, s);
     if (phase == 0 && !walk.fused && s % walk.chunk == 0)
-      project(walk, steps, s, x, gates, row_begin, row_end, panels, panel_begin, panel_end,
-              weight_ih, bias);
+      project(walk, steps, s, x, gates, row_begin, row_end, panels, range, weight_ih, bias);
     row_end = min_of(row_end, steps.rows(s));
     if (phase == 0) {
-      for (int64_t p = panel_begin; p < panel_end; ++p)
+      range.for_each(panels, [&](const PanelPlace<T>& place) {
         for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
-          gates_tile(s, gates, p, first, count);
+          gates_tile(s, gates, place, first, count);
         });
+      });
     } else {
       multiply<P, T>(matrix_rows<const P>(unprojected, hidden), h.step_rows(s), row_begin, row_end,
-                     projected, panel_begin, panel_end, weights.weight_hr, nullptr);
-      h_operands.set_panels(s, h.step_rows(s), row_begin, row_end, projected, panel_begin,
-                            panel_end);
+                     projected, range, weights.weight_hr, nullptr);
+      h_operands.set_panels(s, h.step_rows(s), row_begin, row_end, projected, range);
     }
   };
   const int64_t counts[] = {panels.count, projected.count};

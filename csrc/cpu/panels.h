@@ -82,6 +82,32 @@ struct Panels {
   int64_t offset(int64_t depth, int64_t p) const { return first(p) * width * depth; }
 };
 
+// A panel, and the one whose turn comes after it.
+template <class T>
+struct PanelPlace {
+  const Panels<T>& panels;
+  int64_t p, next;
+
+  PanelPlace(const Panels<T>& panels_, int64_t p_) : PanelPlace(panels_, p_, p_ + 1) {}
+  PanelPlace(const Panels<T>& panels_, int64_t p_, int64_t next_)
+      : panels(panels_), p(p_), next(next_) {}
+};
+
+// Panels [begin, end), in their order or the other way round.
+struct PanelRange {
+  int64_t begin, end;
+  bool backwards = false;
+
+  // Calls body(place) for each. After the last one it may be that one's turn again.
+  template <class T, class Body>
+  RNNFAST_INLINE void for_each(const Panels<T>& panels, const Body& body) const {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t p = backwards ? begin + end - 1 - i : i;
+      body(PanelPlace<T>(panels, p, i + 1 == end ? p : backwards ? p - 1 : p + 1));
+    }
+  }
+};
+
 // Packs B given by its columns: column c is `depth` contiguous elements at source + c * stride
 // (a torch weight [columns, depth]).
 template <class P, class T>

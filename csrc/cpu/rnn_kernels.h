@@ -60,25 +60,24 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
       like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
   const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, hidden);
 
-  const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                        int64_t panel_end) {
+  const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end,
+                        const PanelRange& range) {
     if (!walk.fused && s % walk.chunk == 0)
-      project(walk, steps, s, x, h, row_begin, row_end, panels, panel_begin, panel_end, weight_ih,
-              bias);
+      project(walk, steps, s, x, h, row_begin, row_end, panels, range, weight_ih, bias);
     row_end = min_of(row_end, steps.rows(s));
     const Rows<const P> x_rows = x.step_rows(s), h_prev = h_operands.of_step(s);
     const Rows<T> h_rows = h.step_rows(s);
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t vectors = panels.vectors(p);
+    range.for_each(panels, [&](const PanelPlace<T>& place) {
+      const int64_t p = place.p, vectors = panels.vectors(p);
       for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         if (walk.fused) {
-          weight_ih.multiply(x_rows, 0, first, count, panels, p,
-                             {bias + panels.first(p) * width, 0}, tile.at);
+          weight_ih.multiply(x_rows, 0, first, count, place, {bias + panels.first(p) * width, 0},
+                             tile.at);
         } else {
           load_tile(panels, p, h_rows, first, count, tile.at);
         }
-        weight_hh.accumulate(h_prev, 0, first, count, panels, p, tile.at);
+        weight_hh.accumulate(h_prev, 0, first, count, place, tile.at);
         for (int64_t m = 0; m < count; ++m) {
           for (int64_t v = 0; v < vectors; ++v) {
             const Vec<T> pre = load(tile.at + (m * vectors + v) * width);
@@ -90,7 +89,7 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
           }
         }
       });
-    }
+    });
   };
   for_each_step(runtime, steps.count, batch, walk.share_rows, 1, &panels.count,
                 product_work(batch, inputs + hidden, hidden), body);

@@ -171,10 +171,10 @@ struct PreviousOperands {
   }
   // Likewise, of all that stands in some panels' columns of rows.
   void set_panels(int64_t s, const Rows<T>& rows, int64_t row_begin, int64_t row_end,
-                  const Panels<T>& panels, int64_t panel_begin, int64_t panel_end) const {
+                  const Panels<T>& panels, const PanelRange& range) const {
     if constexpr (kGroup<P> > 1) {
-      const int64_t begin = panels.first(panel_begin) * Panels<T>::width;
-      const int64_t end = min_of(panels.columns, panels.first(panel_end) * Panels<T>::width);
+      const int64_t begin = panels.first(range.begin) * Panels<T>::width;
+      const int64_t end = min_of(panels.columns, panels.first(range.end) * Panels<T>::width);
       for (int64_t n = row_begin; n < row_end; ++n)
         round_row(rows[n] + begin, after(s) + n * size + begin, end - begin);
     }
@@ -269,9 +269,11 @@ Sequence<T> chunk_of(const Sequence<T>& scratch, const Walk& walk, const Steps& 
   return chunk;
 }
 
-// Calls body(step, phase, row_begin, row_end, panel_begin, panel_end) so that a phase of a step
-// begins when all that it may read is written; panels[phase] is the number of panels to share, and
-// `work` that of a step.
+// Calls body(step, phase, row_begin, row_end, range of panels) so that a phase of a step begins
+// when all that it may read is written; panels[phase] is the number of panels to share, and `work`
+// that of a step. Every other step takes its panels backwards: of weights larger than the cache,
+// those that the step before had last are still there, where otherwise each would be pushed out
+// just before its turn.
 template <class Body>
 void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool share_rows, int phases,
                    const int64_t* panels, int64_t work, const Body& body) {
@@ -279,13 +281,14 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
     parallel(runtime, rows, steps * work, [&](int64_t begin, int64_t end) {
       for (int64_t s = 0; s < steps; ++s)
         for (int phase = 0; phase < phases; ++phase)
-          body(s, phase, begin, end, int64_t{0}, panels[phase]);
+          body(s, phase, begin, end, PanelRange{0, panels[phase], s % 2 == 1});
     });
   } else {
     for (int64_t s = 0; s < steps; ++s)
       for (int phase = 0; phase < phases; ++phase)
-        parallel(runtime, panels[phase], work,
-                 [&](int64_t begin, int64_t end) { body(s, phase, int64_t{0}, rows, begin, end); });
+        parallel(runtime, panels[phase], work, [&](int64_t begin, int64_t end) {
+          body(s, phase, int64_t{0}, rows, PanelRange{begin, end, s % 2 == 1});
+        });
   }
 }
 
@@ -317,20 +320,20 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
   }
   const Walk walk(runtime, steps.count, steps.batch, bytes, 0, 0);
   const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
-                        int64_t panel_begin, int64_t panel_end) {
+                        const PanelRange& range) {
     const BackwardProduct<P>& product = products[phase];
     const Panels<T>& panels = *product.panels;
     const int64_t s = steps.count - 1 - turn, ahead = s + product.ahead;
     const int64_t rows_ahead = steps.rows(ahead), rows = steps.rows(s);
     row_end = min_of(row_end, phase == 0 ? max_of(rows, rows_ahead) : rows);
-    for (int64_t p = panel_begin; p < panel_end; ++p) {
-      const int64_t vectors = panels.vectors(p);
+    range.for_each(panels, [&](const PanelPlace<T>& place) {
+      const int64_t p = place.p, vectors = panels.vectors(p);
       for_each_group(row_begin, row_end, [&](int64_t first, int64_t count) {
         Tile<T> tile;
         const int64_t reached = max_of(0, min_of(count, rows_ahead - first));
         if (reached > 0)
           product.weight->multiply(product.rows, product.offset, steps.first(ahead) + first,
-                                   reached, panels, p, zero_start<T>(), tile.at);
+                                   reached, place, zero_start<T>(), tile.at);
         memset(tile.at + reached * vectors * width, 0,
                sizeof(T) * static_cast<size_t>((count - reached) * vectors * width));
         for (int64_t m = 0; m < count; ++m)
@@ -338,7 +341,7 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
             epilogue(first + m < rows ? s : -1, phase, first + m, panels.column(p, v),
                      panels.valid(p, v), load(tile.at + (m * vectors + v) * width));
       });
-    }
+    });
   };
   for_each_step(runtime, steps.count + 1, steps.batch, walk.share_rows, phases, counts, work, body);
 }
@@ -358,10 +361,10 @@ void input_gradient(const Runtime& runtime, const Args& a, const Steps& steps,
 template <class P, class T>
 void project(const Walk& walk, const Steps& steps, int64_t s, const Sequence<const P>& x,
              const Sequence<T>& gates, int64_t row_begin, int64_t row_end, const Panels<T>& panels,
-             int64_t panel_begin, int64_t panel_end, const Matrix<P>& weight, const T* bias) {
+             const PanelRange& range, const Matrix<P>& weight, const T* bias) {
   const int64_t end = min_of(s + walk.chunk, steps.count), rows = row_end - row_begin;
   const auto run = [&](const Rows<const P>& from, const Rows<T>& to, int64_t count) {
-    multiply(from, to, 0, count, panels, panel_begin, panel_end, weight, bias);
+    multiply(from, to, 0, count, panels, range, weight, bias);
   };
   if (!steps.starts) {
     if (rows > 0)

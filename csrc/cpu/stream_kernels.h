@@ -38,13 +38,13 @@ struct StreamGates {
   }
   void recurrent_half(const Rows<const T>& h, int64_t first, int64_t count, int64_t p,
                       T* tile) const {
-    weight_hh.multiply(h, 0, first, count, panels, p, start(bias_hh, p), tile);
+    weight_hh.multiply(h, 0, first, count, {panels, p}, start(bias_hh, p), tile);
   }
   // tile = both halves.
   void both_halves(const StreamInput<T>& x, const Rows<const T>& h, int64_t first, int64_t count,
                    int64_t p, T* tile) const {
     input_half(x, first, count, p, tile);
-    weight_hh.accumulate(h, 0, first, count, panels, p, tile);
+    weight_hh.accumulate(h, 0, first, count, {panels, p}, tile);
   }
 
   // From here on the input is places among `count` rows, whose input halves are computed now.
@@ -68,7 +68,7 @@ struct StreamGates {
 
  private:
   void project(const Rows<const T>& x, int64_t first, int64_t count, int64_t p, T* tile) const {
-    weight_ih.multiply(x, 0, first, count, panels, p, start(bias_ih, p), tile);
+    weight_ih.multiply(x, 0, first, count, {panels, p}, start(bias_ih, p), tile);
   }
   // What panel p has of a row.
   const T* row_of_table(const T* rows, int64_t row, int64_t p) const {
@@ -307,8 +307,8 @@ void stream_step(const Runtime& runtime, const StreamStep& step) {
     const int64_t work = product_work(layer.batch, layer.hidden_size, layer.proj_size);
     share_step(runtime, packed.projected.count, work, [&](int64_t begin, int64_t end) {
       multiply<T, T>(matrix_rows<const T>(rows.h_t, layer.hidden_size),
-                     matrix_rows(h_t, layer.proj_size), 0, layer.batch, packed.projected, begin,
-                     end, packed.weight_hr, nullptr);
+                     matrix_rows(h_t, layer.proj_size), 0, layer.batch, packed.projected,
+                     {begin, end}, packed.weight_hr, nullptr);
     });
   }
   memcpy(step.h, h_t, sizeof(T) * static_cast<size_t>(layer.batch * packed.state_size));
