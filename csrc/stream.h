@@ -50,5 +50,7 @@ struct StreamStep {
   void* h;                   // [N, P]      h_{t-1}, then h_t
   void* c;                   // [N, H]      c_{t-1}, then c_t; LSTM only
   void* output;              // [N, P]      h_t; may alias nothing
+  int backwards;             //             which end the weights are read from: of large ones, those
+                             //             that were read last are still in the cache; same results
 };
 // clang-format on

@@ -78,7 +78,7 @@ class Stream {
       layer.weight_hr = at<void>(weight_hr);
       const void* below = steps_.empty() ? nullptr : steps_.back().h;
       steps_.push_back({kernels_->stream_layer(&keeping, host.runtime(), &layer), below,
-                        at<void>(h), at<void>(c), at<void>(output)});
+                        at<void>(h), at<void>(c), at<void>(output), false});
       layer.input_size = state_size;
       layer.num_embeddings = 0;
       layer.embedding = nullptr;
@@ -107,7 +107,10 @@ class Stream {
     Runtime runtime = *host.runtime();
     runtime.allocate = refuse;
     steps_.front().input = at<void>(x);
-    for (const StreamStep& step : steps_) kernels_->stream_step(&runtime, &step);
+    for (StreamStep& step : steps_) {
+      kernels_->stream_step(&runtime, &step);
+      step.backwards = !step.backwards;
+    }
   }
 
  private:

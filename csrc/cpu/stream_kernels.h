@@ -30,21 +30,23 @@ struct StreamGates {
   const T* table = nullptr;  // the input half of every row of an embedding, laid out as a bias each
 
   // tile = bias + x weight_ih^T of some rows.
-  void input_half(const StreamInput<T>& x, int64_t first, int64_t count, int64_t p, T* tile) const {
-    if (!table) return project(x.rows, first, count, p, tile);
-    const int64_t elements = panels.vectors(p) * Vector<T>::width;
+  void input_half(const StreamInput<T>& x, int64_t first, int64_t count, const PanelPlace<T>& place,
+                  T* tile) const {
+    if (!table) return project(x.rows, first, count, place, tile);
+    const int64_t elements = panels.vectors(place.p) * Vector<T>::width;
     for (int64_t m = 0; m < count; ++m)
-      memcpy(tile + m * elements, row_of_table(table, x.ids[first + m], p), sizeof(T) * elements);
+      memcpy(tile + m * elements, row_of_table(table, x.ids[first + m], place.p),
+             sizeof(T) * elements);
   }
-  void recurrent_half(const Rows<const T>& h, int64_t first, int64_t count, int64_t p,
-                      T* tile) const {
-    weight_hh.multiply(h, 0, first, count, {panels, p}, start(bias_hh, p), tile);
+  void recurrent_half(const Rows<const T>& h, int64_t first, int64_t count,
+                      const PanelPlace<T>& place, T* tile) const {
+    weight_hh.multiply(h, 0, first, count, place, start(bias_hh, place.p), tile);
   }
   // tile = both halves.
   void both_halves(const StreamInput<T>& x, const Rows<const T>& h, int64_t first, int64_t count,
-                   int64_t p, T* tile) const {
-    input_half(x, first, count, p, tile);
-    weight_hh.accumulate(h, 0, first, count, {panels, p}, tile);
+                   const PanelPlace<T>& place, T* tile) const {
+    input_half(x, first, count, place, tile);
+    weight_hh.accumulate(h, 0, first, count, place, tile);
   }
 
   // From here on the input is places among `count` rows, whose input halves are computed now.
@@ -56,7 +58,7 @@ struct StreamGates {
         for_each_tile(0, count, panels.vectors(p), [&](int64_t first, int64_t n) {
           const int64_t elements = panels.vectors(p) * Vector<T>::width;
           Tile<T> tile;
-          project(rows, first, n, p, tile.at);
+          project(rows, first, n, {panels, p}, tile.at);
           for (int64_t m = 0; m < n; ++m)
             memcpy(const_cast<T*>(row_of_table(made, first + m, p)), tile.at + m * elements,
                    sizeof(T) * elements);
@@ -67,8 +69,9 @@ struct StreamGates {
   }
 
  private:
-  void project(const Rows<const T>& x, int64_t first, int64_t count, int64_t p, T* tile) const {
-    weight_ih.multiply(x, 0, first, count, {panels, p}, start(bias_ih, p), tile);
+  void project(const Rows<const T>& x, int64_t first, int64_t count, const PanelPlace<T>& place,
+               T* tile) const {
+    weight_ih.multiply(x, 0, first, count, place, start(bias_ih, place.p), tile);
   }
   // What panel p has of a row.
   const T* row_of_table(const T* rows, int64_t row, int64_t p) const {
@@ -170,6 +173,7 @@ struct StreamRows {
   const T* h_prev;
   T *c, *h_t;
   T *reset_h, *update;  // r h_{t-1} and z, of the GRU that resets before
+  bool backwards;
 
   StreamRows(const StreamPacked<T>& packed_, const StreamStep& a)
       : packed(packed_),
@@ -181,16 +185,18 @@ struct StreamRows {
         c(static_cast<T*>(a.c)),
         h_t(packed.layer.proj_size ? packed.scratch : static_cast<T*>(a.output)),
         reset_h(packed.scratch),
-        update(packed.scratch ? packed.scratch + packed.layer.batch * hidden : nullptr) {}
+        update(packed.scratch ? packed.scratch + packed.layer.batch * hidden : nullptr),
+        backwards(a.backwards) {}
 };
 
 template <class T>
-void stream_lstm_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t count) {
+void stream_lstm_tile(const StreamRows<T>& a, const PanelPlace<T>& place, int64_t first,
+                      int64_t count) {
   constexpr int width = Vector<T>::width;
   const StreamGates<T>& gates = a.packed.gates;
-  const int64_t unit = gates.panels.column(p, 0), valid = gates.panels.valid(p, 0);
+  const int64_t unit = place.panels.column(place.p, 0), valid = place.panels.valid(place.p, 0);
   Tile<T> tile;
-  gates.both_halves(a.x, a.h, first, count, p, tile.at);
+  gates.both_halves(a.x, a.h, first, count, place, tile.at);
   for (int64_t m = 0; m < count; ++m) {
     const T* pre = tile.at + m * 4 * width;
     const int64_t at = (first + m) * a.hidden + unit;
@@ -205,13 +211,14 @@ void stream_lstm_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t 
 
 // Both forms of GRU: all of reset_after's, r and z of the other.
 template <class T, bool reset_after>
-void stream_gru_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t count) {
+void stream_gru_tile(const StreamRows<T>& a, const PanelPlace<T>& place, int64_t first,
+                     int64_t count) {
   constexpr int width = Vector<T>::width, vectors = reset_after ? 3 : 2;
   const StreamGates<T>& gates = a.packed.gates;
-  const int64_t unit = gates.panels.column(p, 0), valid = gates.panels.valid(p, 0);
+  const int64_t unit = place.panels.column(place.p, 0), valid = place.panels.valid(place.p, 0);
   Tile<T> x_tile, h_tile;
-  gates.input_half(a.x, first, count, p, x_tile.at);
-  gates.recurrent_half(a.h, first, count, p, h_tile.at);
+  gates.input_half(a.x, first, count, place, x_tile.at);
+  gates.recurrent_half(a.h, first, count, place, h_tile.at);
   for (int64_t m = 0; m < count; ++m) {
     const T *gx = x_tile.at + m * vectors * width, *gh = h_tile.at + m * vectors * width;
     const int64_t at = (first + m) * a.hidden + unit;
@@ -229,13 +236,14 @@ void stream_gru_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t c
 }
 
 template <class T>
-void stream_candidate_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t count) {
+void stream_candidate_tile(const StreamRows<T>& a, const PanelPlace<T>& place, int64_t first,
+                           int64_t count) {
   constexpr int width = Vector<T>::width;
   const StreamGates<T>& gates = a.packed.candidate;
-  const int64_t vectors = gates.panels.vectors(p);
+  const int64_t p = place.p, vectors = gates.panels.vectors(p);
   Tile<T> x_tile, h_tile;
-  gates.input_half(a.x, first, count, p, x_tile.at);
-  gates.recurrent_half(matrix_rows<const T>(a.reset_h, a.hidden), first, count, p, h_tile.at);
+  gates.input_half(a.x, first, count, place, x_tile.at);
+  gates.recurrent_half(matrix_rows<const T>(a.reset_h, a.hidden), first, count, place, h_tile.at);
   for (int64_t m = 0; m < count; ++m) {
     for (int64_t v = 0; v < vectors; ++v) {
       const int64_t in_tile = (m * vectors + v) * width, valid = gates.panels.valid(p, v);
@@ -248,13 +256,15 @@ void stream_candidate_tile(const StreamRows<T>& a, int64_t p, int64_t first, int
 }
 
 template <class T>
-void stream_rnn_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t count) {
+void stream_rnn_tile(const StreamRows<T>& a, const PanelPlace<T>& place, int64_t first,
+                     int64_t count) {
   constexpr int width = Vector<T>::width;
   const StreamGates<T>& gates = a.packed.gates;
+  const int64_t p = place.p;
   const bool relu = a.packed.layer.cell == kStreamRnnRelu;
   const int64_t vectors = gates.panels.vectors(p);
   Tile<T> tile;
-  gates.both_halves(a.x, a.h, first, count, p, tile.at);
+  gates.both_halves(a.x, a.h, first, count, place, tile.at);
   for (int64_t m = 0; m < count; ++m) {
     for (int64_t v = 0; v < vectors; ++v) {
       const Vec<T> pre = load(tile.at + (m * vectors + v) * width);
@@ -269,15 +279,16 @@ void stream_rnn_tile(const StreamRows<T>& a, int64_t p, int64_t first, int64_t c
 // All tiles of some gates.
 template <class T>
 void stream_tiles(const Runtime& runtime, const StreamRows<T>& a, const StreamGates<T>& gates,
-                  void (*tile)(const StreamRows<T>&, int64_t, int64_t, int64_t)) {
+                  void (*tile)(const StreamRows<T>&, const PanelPlace<T>&, int64_t, int64_t)) {
   const Panels<T>& panels = gates.panels;
   const int64_t batch = a.packed.layer.batch;
   const int64_t work = product_work(batch, gates.weight_ih.depth + gates.weight_hh.depth,
                                     panels.columns * panels.gates);
   share_step(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p)
-      for_each_tile(0, batch, panels.vectors(p),
-                    [&](int64_t first, int64_t count) { tile(a, p, first, count); });
+    PanelRange{begin, end, a.backwards}.for_each(panels, [&](const PanelPlace<T>& place) {
+      for_each_tile(0, batch, panels.vectors(place.p),
+                    [&](int64_t first, int64_t count) { tile(a, place, first, count); });
+    });
   });
 }
 
