@@ -1,7 +1,8 @@
 """Writes every benchmark table and chart from the CSVs in results/, or checks that they agree.
 
 A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a Markdown file; the
-NAMEs are the keys of ``tables.TABLES``.
+NAMEs are the keys of ``tables.TABLES``. ``FOLDER/NAME`` is the same of the CSVs in results/FOLDER,
+another machine's.
 """
 
 import argparse
@@ -118,13 +119,14 @@ def fill(text: str, folder: Path) -> str:
     """
     for name in dict.fromkeys(re.findall(r"<!-- (\S+):(?:begin|end) -->", text)):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        if name not in TABLES:
+        machine, _, table = name.rpartition("/")
+        if table not in TABLES:
             raise ValueError(f"{begin}: expected one of {', '.join(TABLES)}")
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
             raise ValueError(f"expected one {begin} and, after it, one {end}")
         before, rest = text.split(begin)
         after = rest.split(end)[1]
-        text = f"{before}{begin}\n{TABLES[name](folder)}\n{end}{after}"
+        text = f"{before}{begin}\n{TABLES[table](folder / machine)}\n{end}{after}"
     return text
 
 

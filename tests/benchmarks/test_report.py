@@ -133,6 +133,16 @@ def test_results_that_make_no_table(files, rows, message):
         report.main(files(rows))
 
 
+def test_table_of_another_machine_is_of_the_csvs_in_its_folder(files, tmp_path):
+    arguments = files(results(ratio=2.0), f"{PAGE}{PAGE.replace('benchmark', 'older/benchmark')}")
+    (tmp_path / "older").mkdir()
+    measure.write_csv(tmp_path / "older" / "layers.csv", results(ratio=3.0))
+    report.main(arguments)
+    here, older = (tmp_path / "page.md").read_text().split("The end.")[:2]
+    assert "| 2.00 |" in here and "| 3.00 |" not in here
+    assert "| 3.00 |" in older and "| 2.00 |" not in older
+
+
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 
 
