@@ -62,8 +62,9 @@ def interleave(
         min_rounds: rounds to take however long they last.
         settle: for contenders that have threads of their own, which go on spinning for a while
             after a call and would take the CPU from the next contender: seconds to sleep before
-            each sample. A call shorter than that is made once before its sample, for what idleness
-            left cold.
+            each sample. A call shorter than that is made for half as long before its sample, for
+            what idleness left cold: of two threads that were woken on the same CPU, the system
+            moves one after milliseconds only.
 
     Returns:
         By name, the seconds of one call in each round.
@@ -78,7 +79,7 @@ def interleave(
                 if settle:
                     time.sleep(settle)
                     if not times[name] or times[name][-1] < settle:
-                        call()
+                        _warm_up(call, settle / 2)
                 times[name].append(_sample(call, counts[name]) / counts[name])
             rounds += 1
     return times
@@ -102,12 +103,16 @@ def _sample(call: Call, count: int) -> float:
     return time.perf_counter() - start
 
 
-def _calls_per_sample(call: Call) -> int:
-    warm = time.perf_counter() + WARM_UP_SECONDS
+def _warm_up(call: Call, seconds: float) -> None:
+    end = time.perf_counter() + seconds
     while True:
         call()
-        if time.perf_counter() >= warm:
-            break
+        if time.perf_counter() >= end:
+            return
+
+
+def _calls_per_sample(call: Call) -> int:
+    _warm_up(call, WARM_UP_SECONDS)
     count = 1
     while _sample(call, count) < SAMPLE_SECONDS:
         count *= 2
