@@ -14,7 +14,7 @@ from torch.library import register_fake
 from torch.nn import functional
 
 from rnnfast import backend, reference
-from rnnfast.ops import _composite_gradients, records_gradient, transformed
+from rnnfast.ops import composite_gradients, records_gradient, transformed
 
 __all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
@@ -215,7 +215,7 @@ def _derivative(ctx, arguments: tuple, grad_loss: Tensor, gradients: Callable) -
     needed = ctx.needs_input_grad[1:]
     if torch.is_grad_enabled() or transformed():
         twin = reference.linear_cross_entropy
-        found = _composite_gradients(twin, ctx.options, arguments, needed, (grad_loss,))
+        found = composite_gradients(twin, ctx.options, arguments, needed, (grad_loss,))
     else:
         found = [
             gradient if need else None

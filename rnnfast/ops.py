@@ -370,7 +370,7 @@ def _(
 _library = torch.library.Library("rnnfast", "IMPL")
 
 
-def _composite_gradients(
+def composite_gradients(
     twin: Callable, options: dict, inputs: tuple, needed: tuple[bool, ...], grad_results: tuple
 ) -> list[Tensor | None]:
     """The gradients of the inputs that need them, differentiable again, by autograd on the twin."""
@@ -437,7 +437,7 @@ def _register_autograd(cell: str, num_states: int, num_results: int, twin: Calla
             inputs, kept = saved[:num_inputs], saved[num_inputs:]
             grad_results = grad_results[:num_results]
             if torch.is_grad_enabled() or transformed():
-                return None, *_composite_gradients(twin, ctx.options, inputs, needed, grad_results)
+                return None, *composite_gradients(twin, ctx.options, inputs, needed, grad_results)
             need_bias_ih, need_bias_hh = needed[biases]
             gradients = backward_op(
                 *grad_results,
@@ -479,5 +479,5 @@ if eager is None:
 else:
     eager.set_up(
         kernel_access,
-        lambda cell, *call: _composite_gradients(getattr(reference, cell), *call),
+        lambda cell, *call: composite_gradients(getattr(reference, cell), *call),
     )

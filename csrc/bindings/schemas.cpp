@@ -74,6 +74,33 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "bool need_input=True, bool need_weights=True, bool need_bias=True) -> (Tensor grad_input, "
       "Tensor grad_h_0, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)");
 
+  // Several layers or directions that do not need each other, of one batch and hidden_size, at
+  // once: for every cell, on CUDA. mode is that of torch.nn.RNNBase; GRU resets after the product.
+  // Lists have an element for each; c_0, grad_c_n, cells and gates are empty where the cell has
+  // none. Results follow one another, those of a recurrence in the order of the cell's own ops: of
+  // `concurrent` all, of the others output and final states, or the gradients (but for weight_hr).
+  // concurrent_at_once says how many of `count` recurrences the device of `like` would advance at
+  // once.
+  m.def(
+      "concurrent(Tensor[] input, Tensor[] h_0, Tensor[] c_0, Tensor[] weight_ih, "
+      "Tensor[] weight_hh, Tensor?[] bias_ih, Tensor?[] bias_hh, *, str mode, "
+      "bool batch_first=False, bool[] reverse, str precision=\"fp32\") "
+      "-> Tensor[]");
+  m.def(
+      "concurrent_inference(Tensor[] input, Tensor[] h_0, Tensor[] c_0, Tensor[] weight_ih, "
+      "Tensor[] weight_hh, Tensor?[] bias_ih, Tensor?[] bias_hh, *, str mode, "
+      "bool batch_first=False, bool[] reverse, str precision=\"fp32\") "
+      "-> Tensor[]");
+  m.def(
+      "concurrent_backward(Tensor?[] grad_output, Tensor?[] grad_h_n, Tensor?[] grad_c_n, "
+      "Tensor[] input, Tensor[] h_0, Tensor[] c_0, Tensor[] weight_ih, Tensor[] weight_hh, "
+      "Tensor[] output, Tensor[] cells, Tensor[] gates, *, str mode, "
+      "bool batch_first=False, bool[] reverse, str precision=\"fp32\", bool[] need_input, "
+      "bool need_weights=True, bool need_bias=True) -> Tensor[]");
+  m.def(
+      "concurrent_at_once(Tensor like, int count, int batch, int hidden_size, str mode, "
+      "str precision, bool backward) -> int");
+
   // int8 weights, for every cell: mode is that of torch.nn.RNNBase. c_0 and c_n are LSTM's; the c_n
   // of others is empty.
   m.def(

@@ -1,5 +1,5 @@
-// A whole sequence of one layer, in one direction or both: the kernels of every cell, and the
-// choice between them and the step kernels.
+// A whole sequence of one recurrence or several: the kernels of every cell, and the choice between
+// them and the step kernels.
 //
 // Work: after Diamos et al. 2016, "Persistent RNNs". A block owns some hidden units, all their
 // gates, for the rows of its group (sequence_plan.h), and keeps its slice of weight_hh in shared
@@ -9,8 +9,8 @@
 // tiles of 16 rows by 64 bytes. With two buffers one barrier a step is enough: a block that is a
 // step ahead writes the buffer that nobody reads any more.
 //
-// A grid has the groups of one direction, or those of two, which share nothing but the launch: each
-// direction has its arguments and its half of the workspace.
+// A grid has the groups of one recurrence, or those of several, which share nothing but the launch:
+// each has its arguments and its part of the workspace.
 //
 // Within a block a tile of 16 rows by all of its columns is shared over k: each of 8 warps takes
 // the chunks of k from w C / 8 to (w + 1) C / 8, copies them to shared memory as they are used,
@@ -100,10 +100,10 @@ __device__ __forceinline__ float load_grad_h(const Args& args, const SequenceIte
   return item.step.last ? grad_h + load_or_zero<float>(args.grad_h_n, item.state()) : grad_h;
 }
 
-// The arguments of the directions that a grid advances, of the same sizes: a kernel's parameter.
+// The arguments of the recurrences that a grid advances: a kernel's parameter.
 template <class Args>
-struct SequenceDirections {
-  Args direction[kSequenceDirections];
+struct Recurrences {
+  Args each[kMaxAtOnce];
 };
 
 // What a block knows of its place, and the work that forward and backward share. P is the operand's
@@ -116,8 +116,8 @@ class SequenceBlock {
       : plan_(plan), batch_(batch), hidden_size_(hidden_size), columns_(kParts * plan.units) {
     const int place = static_cast<int>(blockIdx.x), blocks = plan.groups * plan.blocks_per_group;
     const int group = place % blocks / plan.blocks_per_group;
-    direction_ = place / blocks;
-    workspace += direction_ * (plan.workspace_bytes / plan.directions);
+    recurrence_ = place / blocks;
+    workspace += recurrence_ * (plan.workspace_bytes / plan.at_once);
     first_tile_ = static_cast<int>(int64_t{group} * plan.row_tiles / plan.groups);
     last_tile_ = static_cast<int>((int64_t{group} + 1) * plan.row_tiles / plan.groups);
     first_unit_ = int64_t{place % plan.blocks_per_group} * plan.units;
@@ -129,7 +129,7 @@ class SequenceBlock {
     weights_ = ring_ + kRingBytes;
   }
 
-  __device__ int direction() const { return direction_; }
+  __device__ int recurrence() const { return recurrence_; }
   __device__ int first_tile() const { return first_tile_; }
   __device__ int last_tile() const { return last_tile_; }
   __device__ int64_t first_unit() const { return first_unit_; }
@@ -249,7 +249,7 @@ class SequenceBlock {
   const SequencePlan& plan_;
   int64_t batch_, hidden_size_;
   int columns_;
-  int direction_;
+  int recurrence_;
   int first_tile_, last_tile_;
   int64_t first_unit_;
   int local_row_, local_unit_;
@@ -262,11 +262,11 @@ class SequenceBlock {
 // Cell says what a cell does with its products; {lstm,gru,rnn}_sequence_cuda.cu.
 template <class Cell, class P>
 __global__ void __launch_bounds__(kSequenceThreads, 1)
-    sequence_forward_kernel(const __grid_constant__ SequenceDirections<typename Cell::Forward> all,
+    sequence_forward_kernel(const __grid_constant__ Recurrences<typename Cell::Forward> all,
                             SequencePlan plan, unsigned char* workspace) {
-  const int64_t hidden_size = all.direction[0].hidden_size;
-  SequenceBlock<P, Cell::kGates> block(plan, all.direction[0].batch, hidden_size, workspace);
-  const typename Cell::Forward& args = all.direction[block.direction()];
+  const int64_t hidden_size = all.each[0].hidden_size;
+  SequenceBlock<P, Cell::kGates> block(plan, all.each[0].batch, hidden_size, workspace);
+  const typename Cell::Forward& args = all.each[block.recurrence()];
   const float* weight_hh = floats(args.weight_hh);
   block.template load_weights<false>(hidden_size, [&](int column, int k) {
     const int64_t unit = block.first_unit() + column % plan.units;
@@ -308,12 +308,12 @@ __global__ void __launch_bounds__(kSequenceThreads, 1)
 // From the last step to the first. Step s takes the product for the gradient of its h from what
 // step s + 1 gave; a last round takes that of h_0.
 template <class Cell, class P>
-__global__ void __launch_bounds__(kSequenceThreads, 1) sequence_backward_kernel(
-    const __grid_constant__ SequenceDirections<typename Cell::Backward> all, SequencePlan plan,
-    unsigned char* workspace) {
-  const int64_t hidden_size = all.direction[0].hidden_size;
-  SequenceBlock<P, 1> block(plan, all.direction[0].batch, hidden_size, workspace);
-  const typename Cell::Backward& args = all.direction[block.direction()];
+__global__ void __launch_bounds__(kSequenceThreads, 1)
+    sequence_backward_kernel(const __grid_constant__ Recurrences<typename Cell::Backward> all,
+                             SequencePlan plan, unsigned char* workspace) {
+  const int64_t hidden_size = all.each[0].hidden_size;
+  SequenceBlock<P, 1> block(plan, all.each[0].batch, hidden_size, workspace);
+  const typename Cell::Backward& args = all.each[block.recurrence()];
   const float* weight_hh = floats(args.weight_hh);
   block.template load_weights<true>(Cell::kGates * hidden_size, [&](int column, int k) {
     const int64_t unit = block.first_unit() + column;
@@ -432,7 +432,7 @@ cudaError_t sequence_backward_by_steps(const typename Cell::Backward& args, void
 // ---- the choice
 
 inline int64_t grid_blocks(const SequencePlan& plan) {
-  return int64_t{plan.directions} * plan.groups * plan.blocks_per_group;
+  return int64_t{plan.at_once} * plan.groups * plan.blocks_per_group;
 }
 
 // Whether all blocks of the plan can run at once here and now.
@@ -455,13 +455,13 @@ cudaError_t can_be_resident(Kernel* kernel, const SequencePlan& plan, bool* yes)
   return error;
 }
 
-// One grid: the plan's directions from `args` on.
+// One grid: as many recurrences as the plan says, from `args` on.
 template <class Args>
-cudaError_t launch_grid(void (*kernel)(SequenceDirections<Args>, SequencePlan, unsigned char*),
+cudaError_t launch_grid(void (*kernel)(Recurrences<Args>, SequencePlan, unsigned char*),
                         const Args* args, const SequencePlan& plan, void* workspace,
                         cudaStream_t stream) {
-  SequenceDirections<Args> all = {};
-  for (int32_t i = 0; i < plan.directions; ++i) all.direction[i] = args[i];
+  Recurrences<Args> all = {};
+  for (int32_t i = 0; i < plan.at_once; ++i) all.each[i] = args[i];
   const cudaError_t error =
       cudaMemsetAsync(workspace, 0, static_cast<size_t>(plan.workspace_bytes), stream);
   if (error != cudaSuccess) return error;
@@ -478,45 +478,56 @@ cudaError_t launch_grid(void (*kernel)(SequenceDirections<Args>, SequencePlan, u
   return cudaLaunchKernelEx(&config, kernel, all, plan, static_cast<unsigned char*>(workspace));
 }
 
-// Launches as many grids as the plan asks for. Where two directions cannot be resident at once, on
-// a device smaller than the plan's, one after the other may; *launched is false where that cannot
-// either.
+// Launches as many grids as there have to be. Where the plan's recurrences cannot be resident at
+// once, on a device smaller than the plan's, one after the other may; *launched is false where that
+// cannot either.
 template <class Args>
-cudaError_t launch_persistent(void (*kernel)(SequenceDirections<Args>, SequencePlan,
-                                             unsigned char*),
-                              const Args* args, int32_t directions, SequencePlan plan,
+cudaError_t launch_persistent(void (*kernel)(Recurrences<Args>, SequencePlan, unsigned char*),
+                              const Args* args, int32_t recurrences, SequencePlan plan,
                               void* workspace, cudaStream_t stream, bool* launched) {
   cudaError_t error = can_be_resident(kernel, plan, launched);
-  if (error == cudaSuccess && !*launched && plan.directions > 1) {
-    plan = one_at_a_time(plan);
+  if (error == cudaSuccess && !*launched && plan.at_once > 1) {
+    plan = with_at_once(plan, 1);
     error = can_be_resident(kernel, plan, launched);
   }
   if (error != cudaSuccess || !*launched) return error;
-  for (int32_t i = 0; i < directions && error == cudaSuccess; i += plan.directions) {
+  for (int32_t i = 0; i < recurrences && error == cudaSuccess; i += plan.at_once) {
+    if (recurrences - i < plan.at_once) plan = with_at_once(plan, recurrences - i);
     error = launch_grid(kernel, args + i, plan, workspace, stream);
   }
   return error;
 }
 
-// All directions must be of the same sizes, and the plan one for these.
+// All recurrences must be of the same batch and hidden_size, and the plan one for these.
 template <class P, class Args>
-bool sizes_fit(const Args* args, int32_t directions, const SequencePlan& plan, int columns_per_unit,
-               int64_t depth_per_unit) {
-  if (directions < 1 || directions > kSequenceDirections) return false;
-  const Args &first = args[0], &last = args[directions - 1];
-  if (first.seq_len < 0 || first.batch < 0 || first.hidden_size < 0) return false;
-  if (first.seq_len != last.seq_len || first.batch != last.batch ||
-      first.hidden_size != last.hidden_size) {
-    return false;
+bool sizes_fit(const Args* args, int32_t recurrences, const SequencePlan& plan,
+               int columns_per_unit, int64_t depth_per_unit) {
+  if (recurrences < 1) return false;
+  const Args& first = args[0];
+  if (first.batch < 0 || first.hidden_size < 0) return false;
+  for (int32_t i = 0; i < recurrences; ++i) {
+    if (args[i].seq_len < 0 || args[i].batch != first.batch ||
+        args[i].hidden_size != first.hidden_size) {
+      return false;
+    }
   }
   if (!plan.persistent) return true;
   const int64_t bytes = first.hidden_size * depth_per_unit * static_cast<int64_t>(sizeof(P));
   const int64_t columns = int64_t{plan.units} * columns_per_unit;
-  return plan.directions <= directions &&
+  return plan.at_once >= 1 && plan.at_once <= recurrences && plan.at_once <= kMaxAtOnce &&
          plan.row_tiles == ceil_divide(first.batch, kSequenceRows) &&
          plan.chunks == ceil_divide(bytes, kChunkBytes) &&
          plan.blocks_per_group == ceil_divide(first.hidden_size, plan.units) &&
          plan.shared_bytes == columns * plan.chunks * kChunkBytes + kRingBytes;
+}
+
+// Whether every one of these has steps, and the cell a persistent kernel for it.
+template <class Cell, class Args>
+bool all_persistent(const Args* args, int32_t recurrences) {
+  for (int32_t i = 0; i < recurrences; ++i) {
+    if (args[i].seq_len == 0 || !Cell::persistent(args[i])) return false;
+  }
+  return true;
 }
 
 // P is the operand's type; tensors are of double where it is double, else of float.
@@ -524,42 +535,40 @@ template <class P>
 using SequenceTensor = std::conditional_t<std::is_same<P, double>::value, double, float>;
 
 template <class Cell, class P>
-cudaError_t sequence_forward(const typename Cell::Forward* args, int32_t directions,
+cudaError_t sequence_forward(const typename Cell::Forward* args, int32_t recurrences,
                              const SequencePlan& plan, void* workspace, cudaStream_t stream) {
-  if (!sizes_fit<P>(args, directions, plan, Cell::kGates, 1)) return cudaErrorInvalidValue;
+  if (!sizes_fit<P>(args, recurrences, plan, Cell::kGates, 1)) return cudaErrorInvalidValue;
   if (args->batch == 0) return cudaSuccess;  // nothing to give
   cudaError_t error = cudaSuccess;
   if constexpr (!std::is_same<P, double>::value) {
-    if (plan.persistent && args->seq_len > 0 && Cell::persistent(args[0]) &&
-        Cell::persistent(args[directions - 1])) {
+    if (plan.persistent && all_persistent<Cell>(args, recurrences)) {
       bool launched;
-      error = launch_persistent(sequence_forward_kernel<Cell, P>, args, directions, plan, workspace,
-                                stream, &launched);
+      error = launch_persistent(sequence_forward_kernel<Cell, P>, args, recurrences, plan,
+                                workspace, stream, &launched);
       if (error != cudaSuccess || launched) return error;
     }
   }
-  for (int32_t i = 0; i < directions && error == cudaSuccess; ++i) {
+  for (int32_t i = 0; i < recurrences && error == cudaSuccess; ++i) {
     error = sequence_forward_by_steps<Cell, SequenceTensor<P>>(args[i], stream);
   }
   return error;
 }
 
 template <class Cell, class P>
-cudaError_t sequence_backward(const typename Cell::Backward* args, int32_t directions,
+cudaError_t sequence_backward(const typename Cell::Backward* args, int32_t recurrences,
                               const SequencePlan& plan, void* workspace, cudaStream_t stream) {
-  if (!sizes_fit<P>(args, directions, plan, 1, Cell::kGates)) return cudaErrorInvalidValue;
+  if (!sizes_fit<P>(args, recurrences, plan, 1, Cell::kGates)) return cudaErrorInvalidValue;
   if (args->batch == 0) return cudaSuccess;  // nothing to give
   cudaError_t error = cudaSuccess;
   if constexpr (!std::is_same<P, double>::value) {
-    if (plan.persistent && args->seq_len > 0 && Cell::persistent(args[0]) &&
-        Cell::persistent(args[directions - 1])) {
+    if (plan.persistent && all_persistent<Cell>(args, recurrences)) {
       bool launched;
-      error = launch_persistent(sequence_backward_kernel<Cell, P>, args, directions, plan,
+      error = launch_persistent(sequence_backward_kernel<Cell, P>, args, recurrences, plan,
                                 workspace, stream, &launched);
       if (error != cudaSuccess || launched) return error;
     }
   }
-  for (int32_t i = 0; i < directions && error == cudaSuccess; ++i) {
+  for (int32_t i = 0; i < recurrences && error == cudaSuccess; ++i) {
     error = sequence_backward_by_steps<Cell, SequenceTensor<P>>(args[i], workspace, stream);
   }
   return error;
@@ -572,13 +581,13 @@ template <class Args>
 struct CellOf;
 
 template <class P, class Args>
-cudaError_t sequence_cuda(const Args* args, int32_t directions, const SequencePlan* plan,
+cudaError_t sequence_cuda(const Args* args, int32_t recurrences, const SequencePlan* plan,
                           void* workspace, cudaStream_t stream) {
   using Cell = typename CellOf<Args>::type;
   if constexpr (std::is_same<Args, typename Cell::Forward>::value) {
-    return sequence_forward<Cell, P>(args, directions, *plan, workspace, stream);
+    return sequence_forward<Cell, P>(args, recurrences, *plan, workspace, stream);
   } else {
-    return sequence_backward<Cell, P>(args, directions, *plan, workspace, stream);
+    return sequence_backward<Cell, P>(args, recurrences, *plan, workspace, stream);
   }
 }
 

@@ -1,5 +1,5 @@
-// Contract of the CUDA launcher for a whole sequence, of every cell: one layer, one direction or
-// both.
+// Contract of the CUDA launcher for a whole sequence, of every cell: one recurrence (a layer in one
+// direction) or several.
 //
 // Args is that of a cell, forward or backward: {lstm,gru,rnn}_sequence_cuda.h. The products over
 // the whole sequence are the caller's: what gates_x is before, and after backward grad_input =
@@ -12,17 +12,18 @@
 // They go to the nearest value, of two as near to the even one, in TF32 to the larger one; its
 // relative error is that of float16, 2^-11. States and gates are never rounded.
 //
-// `args` points to `directions` structs, 1 or 2: recurrences over the same seq_len, batch and
+// `args` points to `recurrences` structs, at least one: recurrences of the same batch and
 // hidden_size that do not need each other, such as those of a bidirectional layer. Each has its own
-// `reverse`, weights, states and strides, and what one writes may not alias what the other uses.
+// seq_len, `reverse`, weights, states and strides, and what one writes may not alias what another
+// uses.
 //
 // The plan comes from plan_sequence (sequence_plan.h) for the current device
-// (sequence_device_cuda.h), the same sizes, P and directions and, of forward and backward, the
-// right one. A persistent plan runs as one cooperative grid for all directions, or as one for each
-// after the other: that is the plan's to say, and a launcher's only where the current device holds
-// less than the plan's. Where there is none, or not even one direction's grid can be resident on
-// the current device, the same is done by launching step kernels: in float where P is Tf32 or a
-// half type, and with sums in another order.
+// (sequence_device_cuda.h), the same sizes, P and number of recurrences and, of forward and
+// backward, the right one. A persistent plan runs as cooperative grids one after the other, each of
+// as many recurrences as the plan says, and of one where the current device holds less than the
+// plan's. Where there is no such plan, or not even one recurrence's grid can be resident on the
+// current device, the same is done by launching step kernels: in float where P is Tf32 or a half
+// type, and with sums in another order.
 //
 // Memory is the device's. Features are contiguous; time and row are reached by strides, in
 // elements; a tensor without strides is contiguous. The calls are asynchronous on `stream`,
@@ -30,12 +31,13 @@
 // workspace has plan.workspace_bytes, aligned to 128, its content free; it is the call's until that
 // has finished, so that two streams need two.
 //
-// They return cudaErrorInvalidValue for a negative size, directions of different sizes or a plan
-// for others, and else what CUDA's own calls return. T or N may be 0.
+// They return cudaErrorInvalidValue for a negative size, no recurrence, recurrences of another
+// batch or hidden_size than the first, or a plan for others, and else what CUDA's own calls return.
+// T or N may be 0.
 //
 // Accuracy: sums over k are cut into eight, by k alone, each in ascending order and added in order.
 // So the same input gives the same bits, and a row's bits do not depend on the batch around it nor
-// on the other direction as long as the way is the same, persistent or not, which does not depend
+// on the other recurrences as long as the way is the same, persistent or not, which does not depend
 // on them either. Activations as in pointwise_scalar.h.
 #pragma once
 
@@ -48,7 +50,7 @@
 namespace rnnfast {
 
 template <class P, class Args>
-cudaError_t sequence_cuda(const Args* args, int32_t directions, const SequencePlan* plan,
+cudaError_t sequence_cuda(const Args* args, int32_t recurrences, const SequencePlan* plan,
                           void* workspace, cudaStream_t stream);
 
 }  // namespace rnnfast

@@ -1,19 +1,20 @@
 // How a whole sequence is laid on a device: which blocks own which units and rows, or that it goes
 // step by step. Plain C++, so that it can be tested where there is no GPU.
 //
-// A persistent plan has, for each direction, `groups` groups of `blocks_per_group` blocks. The
+// A persistent plan has, for each recurrence, `groups` groups of `blocks_per_group` blocks. The
 // batch is cut into tiles of 16 rows; a group owns row_tiles / groups of them (one more or less),
 // and within it a block owns `units` neighbouring hidden units, all their gates. Rows never need
 // each other, so only the blocks of a group wait for one another. All blocks must be resident at
 // once: one to a multiprocessor.
 //
-// The two directions of a layer never need each other either. Both advance at once, each on half of
-// the multiprocessors, or one after the other, each on all of them: the plan says which, by
-// `directions`.
+// Recurrences that a call has several of never need each other either: the directions of a layer,
+// or layers each of which works on another part of the sequence. So many advance at once, each on
+// its share of the multiprocessors, and those that are left after them: the plan says how many, by
+// `at_once`.
 //
 // Whether a plan is persistent depends on hidden_size, cell, operand and device, not on the number
-// of directions nor on the batch below kMaxRowTiles tiles; and no plan changes the order of a sum.
-// So a row's bits do not depend on the batch around it, nor on the other direction.
+// of recurrences nor on the batch below kMaxRowTiles tiles; and no plan changes the order of a sum.
+// So a row's bits do not depend on the batch around it, nor on the other recurrences.
 #pragma once
 
 #include <stdint.h>
@@ -28,9 +29,9 @@ constexpr int kSequenceRegisters = 256;  // a thread's, at most
 constexpr int kSequenceRows = 16;        // of a tile, the rows of a tensor core's product
 constexpr int kSequenceMaxUnits = kSequenceThreads / kSequenceRows;  // a thread has one (row, unit)
 constexpr int kChunkBytes = 64;
-constexpr int kSequenceStages = 4;      // chunks that a warp keeps on their way
-constexpr int kSequenceDirections = 2;  // of a layer, at most
-constexpr int kCounterBytes = 128;      // a barrier's counter has a cache line of its own
+constexpr int kSequenceStages = 4;  // chunks that a warp keeps on their way
+constexpr int kMaxAtOnce = 8;       // recurrences of a grid
+constexpr int kCounterBytes = 128;  // a barrier's counter has a cache line of its own
 constexpr int64_t kMaxRowTiles = int64_t{1} << 20;
 
 constexpr int kRowChunkBytes = kSequenceRows * kChunkBytes;
@@ -42,7 +43,7 @@ struct SequenceProblem {
   int32_t gates;             // 4 LSTM, 3 GRU, 1 RNN
   int32_t operand_bytes;     // of h and weight_hh in the product: 4 float and TF32, 2 half, 8 double
   int32_t backward;
-  int32_t directions;        // of the layer: 1 or 2
+  int32_t recurrences;       // of these sizes, that do not need each other
 };
 
 struct SequenceDevice {
@@ -54,7 +55,7 @@ struct SequenceDevice {
 
 struct SequencePlan {
   int32_t persistent;        // 0: step by step, and all below is 0
-  int32_t directions;        // that advance at once
+  int32_t at_once;           // recurrences of a grid
   int32_t groups;            // of each of them
   int32_t blocks_per_group, units;
   int32_t row_tiles, chunks; // tiles of 16 rows; chunks of 64 bytes of k
@@ -65,7 +66,7 @@ struct SequencePlan {
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-// Of all plans that fit, the one with the least estimated time of a step of all directions; of
+// Of all plans that fit, the one with the least estimated time of a step of all recurrences; of
 // equal ones the one with fewer blocks to wait for. Copying a chunk of 16 rows and multiplying it
 // by 8 columns take about as long as each other, all that a tile costs besides about 64 times that,
 // and the barrier of a step three times as long as that (sequence.cuh has the times).
@@ -74,7 +75,7 @@ inline SequencePlan plan_sequence(const SequenceProblem& problem, const Sequence
   SequencePlan best = {};
   const int64_t row_tiles = ceil_divide(problem.batch, kSequenceRows);
   if (problem.batch <= 0 || problem.hidden_size <= 0 || row_tiles > kMaxRowTiles ||
-      problem.directions > kSequenceDirections || problem.hidden_size > INT32_MAX / 8 ||
+      problem.recurrences <= 0 || problem.hidden_size > INT32_MAX / 8 ||
       problem.operand_bytes > 4 || !device.cooperative ||
       device.registers < kSequenceThreads * kSequenceRegisters) {
     return best;
@@ -84,9 +85,10 @@ inline SequencePlan plan_sequence(const SequenceProblem& problem, const Sequence
   const int64_t depth = problem.hidden_size * (problem.backward ? problem.gates : 1);
   const int64_t chunks = ceil_divide(depth * problem.operand_bytes, kChunkBytes);
   int64_t least = INT64_MAX;
-  for (int32_t at_once = 1; at_once <= problem.directions; ++at_once) {
+  const int32_t most = problem.recurrences < kMaxAtOnce ? problem.recurrences : kMaxAtOnce;
+  for (int32_t at_once = 1; at_once <= most; ++at_once) {
     const int64_t multiprocessors = device.multiprocessors / at_once;
-    const int64_t rounds = problem.directions / at_once;
+    const int64_t rounds = ceil_divide(problem.recurrences, at_once);
     for (int64_t groups = 1; groups <= row_tiles && groups <= multiprocessors; ++groups) {
       const int64_t fewest_units = ceil_divide(problem.hidden_size, multiprocessors / groups);
       for (int64_t units = fewest_units; units <= kSequenceMaxUnits; ++units) {
@@ -101,7 +103,7 @@ inline SequencePlan plan_sequence(const SequenceProblem& problem, const Sequence
         }
         least = cost;
         best.persistent = 1;
-        best.directions = at_once;
+        best.at_once = at_once;
         best.groups = static_cast<int32_t>(groups);
         best.blocks_per_group = static_cast<int32_t>(blocks_per_group);
         best.units = static_cast<int32_t>(units);
@@ -116,10 +118,10 @@ inline SequencePlan plan_sequence(const SequenceProblem& problem, const Sequence
   return best;
 }
 
-// The same plan for its directions one after the other.
-inline SequencePlan one_at_a_time(SequencePlan plan) {
-  plan.workspace_bytes /= plan.directions;
-  plan.directions = 1;
+// The same plan for fewer recurrences at once.
+inline SequencePlan with_at_once(SequencePlan plan, int32_t at_once) {
+  plan.workspace_bytes = plan.workspace_bytes / plan.at_once * at_once;
+  plan.at_once = at_once;
   return plan;
 }
 

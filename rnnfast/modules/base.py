@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnfast import backend, elsewhere, ops
+from rnnfast import backend, concurrent, elsewhere, ops
 from rnnfast._extension import eager
 from rnnfast.modules.lengths import Packing
 from rnnfast.prepacking import PackedLayers
@@ -328,6 +328,31 @@ class Recurrent(nn.RNNBase):
         directions = 2 if self.bidirectional else 1
         final, every = [], []
         in_parts = self.memory == "recompute" and torch.is_grad_enabled() and not ops.transformed()
+        if (
+            not in_parts
+            and batch_sizes is None
+            and not self.return_states
+            and concurrent.serves(
+                self._cell_name(),
+                self.mode,
+                weights,
+                input,
+                batch,
+                directions=directions,
+                precision=precision,
+            )
+        ):
+            output, every_final = concurrent.run_layers(
+                self.mode,
+                input,
+                initial,
+                weights,
+                directions=directions,
+                dropout=self.dropout if self.training else 0.0,
+                batch_first=batch_first,
+                precision=precision,
+            )
+            return output, [torch.stack(layers) for layers in zip(*every_final, strict=True)], []
         packed = self._packed_layers and self._packed_layers.of(
             self._cell_name(), given, weights, precision, input, *chain(*initial)
         )

@@ -4,53 +4,17 @@ The same calls go to the CPU's ops. This shows that shapes, strides, products an
 right; that the extension loads and runs on a GPU is for test_on_gpu.py.
 """
 
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 
 import rnnfast  # noqa: F401 - which registers the operators
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("host_ops", "half_products")]
 
-ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent / "on_host"
 CELLS = {"lstm": (4, 2), "gru": (3, 1), "rnn": (1, 1)}
 STEPS, ROWS, INPUT, HIDDEN = 5, 3, 6, 7
 
 ours, cpu = torch.ops.rnnfast_on_host, torch.ops.rnnfast
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library(tmp_path_factory):
-    """The ops by a name for the host, and the product of half types that torch's CPU lacks."""
-    made = tmp_path_factory.mktemp("bindings") / "bindings_on_host.so"
-    torch_dir = Path(torch.__file__).parent
-    sources = [HERE / "bindings.cpp", HERE / "sequences.cpp", ROOT / "csrc/bindings/layer.cpp"]
-    sources += [f for f in (ROOT / "csrc/bindings/cuda").glob("*.cpp") if f.name != "module.cpp"]
-    command = ["g++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    command += [
-        "-fvisibility=hidden",
-        "-shared",
-        "-fPIC",
-        "-DTORCH_TARGET_VERSION=0x020a000000000000",
-    ]
-    command += [f"-I{HERE}", f"-I{ROOT / 'csrc'}", f"-isystem{torch_dir / 'include'}"]
-    command += [*map(str, sources), f"-L{torch_dir / 'lib'}", "-ltorch_cpu", "-o", str(made)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-    definitions = torch.library.Library("rnnfast_on_host", "DEF")
-    products = torch.library.Library("aten", "IMPL")
-    for name in torch._C._dispatch_get_all_op_names():
-        namespace, _, op = name.partition("::")
-        if namespace == "rnnfast" and op.split("_")[0] in CELLS:
-            definitions.define(str(getattr(cpu, op).default._schema).removeprefix("rnnfast::"))
-    products.impl("mm.dtype", lambda a, b, dtype: a.to(dtype) @ b.to(dtype), "CPU")
-    torch.ops.load_library(made)
-    yield
-    products._destroy()
 
 
 def arguments(

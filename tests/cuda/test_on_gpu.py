@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import rnnfast
-from rnnfast import reference
+from rnnfast import concurrent, reference
 
 pytestmark = [
     pytest.mark.cuda,
@@ -408,6 +408,7 @@ def assert_near_as_torch(name, dtype, sizes, steps=20, batch=5, rounding=None, *
 
 KERNEL_OPTIONS = [
     {},
+    {"num_layers": 3},
     {"num_layers": 2, "bidirectional": True},
     {"bias": False},
     {"batch_first": True},
@@ -514,9 +515,10 @@ def test_kernels_give_the_same_bits_again_and_beside_other_rows(kernels, name):
     assert_close([output], [first[0][:, :3]], 1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}], ids=str)
 @every_layer
-def test_kernels_as_a_cuda_graph(kernels, name):
-    module = getattr(rnnfast, name)(32, 128, device="cuda")
+def test_kernels_as_a_cuda_graph(kernels, name, options):
+    module = getattr(rnnfast, name)(32, 128, device="cuda", **options)
     static = torch.randn(20, 4, 32, device="cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -533,6 +535,23 @@ def test_kernels_as_a_cuda_graph(kernels, name):
     expected = results_of(module, static)
     assert_same(results, expected)
     assert_same(gradients, gradients_of(module, expected))
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_layers": 3, "dropout": 0.3}, {"bidirectional": True}], ids=str
+)
+@every_layer
+def test_layers_at_once_give_what_they_give_in_turn(kernels, name, options, monkeypatch):
+    module = getattr(rnnfast, name)(32, 128, device="cuda", **options)
+    input = torch.randn(300, 4, 32, device="cuda")
+    found = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(concurrent, "serves", lambda *_, **__: False)
+        torch.manual_seed(0)
+        results = results_of(module, input)
+        found.append([*results, *gradients_of(module, results)])
+    assert_close(*found, 1e-4)
 
 
 @every_layer

@@ -20,12 +20,12 @@ from test_sequence_on_host import (
     assert_as_if_alone,
     assert_cell_like_torch,
     assert_operands_rounded,
-    both_directions,
     form_name,
     forward_and_backward,
-    random_directions,
     random_inputs,
+    random_recurrences,
     reference,
+    run_together,
 )
 
 pytestmark = pytest.mark.cuda
@@ -112,8 +112,8 @@ def test_operands_are_rounded_to_nearest(gpu, rounding):
 def test_two_directions(gpu, cell, form, operand, sizes):
     if not form.get("reset_after", True) and operand != "float32":
         pytest.skip("step by step, this form computes in float32 whatever the operand")
-    inputs = random_directions(cell, sizes)
-    together = both_directions(gpu, cell, operand, inputs, **form)
+    inputs = random_recurrences(cell, sizes, sizes)
+    together = run_together(gpu, cell, operand, inputs, **form)
     assert_as_if_alone(gpu, cell, form, operand, inputs, together)
 
 

@@ -69,22 +69,22 @@ class Host:
         hidden: int,
         operand_bytes: int,
         backward: bool,
-        directions: int = 1,
+        recurrences: int = 1,
     ) -> Plan:
-        problem = Problem(batch, hidden, GATES[cell], operand_bytes, int(backward), directions)
+        problem = Problem(batch, hidden, GATES[cell], operand_bytes, int(backward), recurrences)
         plan = Plan()
         self.library.plan(*map(ctypes.byref, (problem, self.planned, plan)))
         return plan
 
     def launch(
-        self, launcher: str, operand: str, *directions: dict, plan: Plan | None = None
+        self, launcher: str, operand: str, *recurrences: dict, plan: Plan | None = None
     ) -> int:
-        """Calls the launcher for directions given by the values of their structs, with strides
+        """Calls the launcher for recurrences given by the values of their structs, with strides
         taken from the tensors; returns its error."""
-        args = (STRUCTS[launcher] * len(directions))()
+        args = (STRUCTS[launcher] * len(recurrences))()
         fields = {name for name, _ in STRUCTS[launcher]._fields_}
         tensors = {}
-        for i, values in enumerate(directions):
+        for i, values in enumerate(recurrences):
             assert values.keys() <= fields
             for name, value in values.items():
                 if isinstance(value, torch.Tensor):
@@ -103,7 +103,7 @@ class Host:
         batch, hidden = args[0].batch, args[0].hidden_size
         if plan is None:
             cell, backward = launcher.split("_")[0], launcher.endswith("backward")
-            problem = (batch, hidden, OPERAND_BYTES[operand], backward, len(directions))
+            problem = (batch, hidden, OPERAND_BYTES[operand], backward, len(recurrences))
             plan = self.plan(cell, *problem)
         size = max(
             plan.workspace_bytes, 8 * batch * hidden
@@ -111,7 +111,7 @@ class Host:
         workspace = torch.full((max(size, 0) + 128,), 255, dtype=torch.uint8, device=self.memory)
         pointer = ctypes.c_void_p(workspace.data_ptr())
         function = getattr(self.library, f"{launcher}_{operand}")
-        error = function(args, len(directions), ctypes.byref(plan), pointer)
+        error = function(args, len(recurrences), ctypes.byref(plan), pointer)
         assert (workspace[size:] == 255).all()
         self.fetch(tensors)
         return error
@@ -304,26 +304,29 @@ def forward_and_backward(host, cell, operand, inputs, reverse=0, batch_first=Fal
     return results
 
 
-def both_directions(host, cell, operand, inputs, **form):
-    """The same for two directions, the second from the end, from a pair of inputs."""
-    results = ({}, {})
-    directions = [calls(results[i], cell, inputs[i], reverse=i, **form) for i in (0, 1)]
-    for (launcher, forth), (_, back) in zip(*directions, strict=True):
-        assert not host.launch(launcher, operand, forth, back)
+def run_together(host, cell, operand, inputs, **form):
+    """The same for several recurrences, every other from the end, from the inputs of each."""
+    results = [{} for _ in inputs]
+    each = [
+        calls(result, cell, given, reverse=i % 2, **form)
+        for i, (result, given) in enumerate(zip(results, inputs, strict=True))
+    ]
+    for now in zip(*each, strict=True):
+        assert not host.launch(now[0][0], operand, *(values for _, values in now))
     return results
 
 
-def random_directions(cell: str, sizes: tuple[int, ...]) -> tuple[dict, dict]:
-    """Inputs of two directions, with nothing in common but their sizes."""
-    one = random_inputs(cell, torch.float32, *sizes)
-    return one, {name: -0.5 * x for name, x in one.items()}
+def random_recurrences(cell: str, *sizes: tuple[int, ...]) -> list[dict]:
+    """Inputs of a recurrence of each size, with nothing in common."""
+    inputs = [random_inputs(cell, torch.float32, *each) for each in sizes]
+    return [{name: (-0.5) ** i * x for name, x in given.items()} for i, given in enumerate(inputs)]
 
 
 def assert_as_if_alone(host, cell, form, operand, inputs, together):
-    """Each direction has the bits of a call of its own."""
-    for reverse in (0, 1):
-        alone = forward_and_backward(host, cell, operand, inputs[reverse], reverse, **form)
-        assert all(torch.equal(together[reverse][name], alone[name]) for name in alone)
+    """Each recurrence has the bits of a call of its own."""
+    for i, (given, result) in enumerate(zip(inputs, together, strict=True)):
+        alone = forward_and_backward(host, cell, operand, given, i % 2, **form)
+        assert all(torch.equal(result[name], alone[name]) for name in alone)
 
 
 FORMS = [
@@ -456,8 +459,8 @@ PERSISTENT_FORMS = FORMS[:2] + FORMS[3:4]
 @pytest.mark.parametrize("cell, form", PERSISTENT_FORMS, ids=form_name)
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (3, 17, 33), (2, 65, 20), (4, 5, 61)], ids=str)
 def test_two_directions_in_one_grid(host, cell, form, operand, sizes):
-    inputs = random_directions(cell, sizes)
-    together = both_directions(host, cell, operand, inputs, **form)
+    inputs = random_recurrences(cell, sizes, sizes)
+    together = run_together(host, cell, operand, inputs, **form)
     assert host.library.cooperative_launches() == 3  # forward, inference, backward
     assert_as_if_alone(host, cell, form, operand, inputs, together)
 
@@ -465,8 +468,8 @@ def test_two_directions_in_one_grid(host, cell, form, operand, sizes):
 @pytest.mark.parametrize("cell, form", PERSISTENT_FORMS, ids=form_name)
 def test_two_directions_one_after_the_other(host, cell, form):
     host.planned = host.device(multiprocessors=1)
-    inputs = random_directions(cell, (3, 17, 13))
-    together = both_directions(host, cell, "float32", inputs, **form)
+    inputs = random_recurrences(cell, (3, 17, 13), (3, 17, 13))
+    together = run_together(host, cell, "float32", inputs, **form)
     assert host.library.cooperative_launches() == 2 * 3
     assert_as_if_alone(host, cell, form, "float32", inputs, together)
 
@@ -474,13 +477,34 @@ def test_two_directions_one_after_the_other(host, cell, form):
 @pytest.mark.parametrize("cell, form", FORMS, ids=form_name)
 @pytest.mark.parametrize("current, grids", [((8, 232448), 2 * 3), ((1, 4096), 0)], ids=str)
 def test_two_directions_on_a_device_that_holds_one_or_none(host, cell, form, current, grids):
-    assert host.plan(cell, 17, 61, 4, False, 2).directions == 2
+    assert host.plan(cell, 17, 61, 4, False, 2).at_once == 2
     host.device(*current)  # smaller than the one that was planned for
-    inputs = random_directions(cell, (3, 17, 61))
-    together = both_directions(host, cell, "float32", inputs, **form)
+    inputs = random_recurrences(cell, (3, 17, 61), (3, 17, 61))
+    together = run_together(host, cell, "float32", inputs, **form)
     assert host.library.cooperative_launches() == (grids if form.get("reset_after", True) else 0)
     host.planned = host.device(*current)
     assert_as_if_alone(host, cell, form, "float32", inputs, together)
+
+
+@pytest.mark.parametrize("cell, form", PERSISTENT_FORMS, ids=form_name)
+@pytest.mark.parametrize("multiprocessors, grids", [(3, 1), (2, 2), (1, 3)], ids=str)
+def test_three_recurrences_of_other_lengths(host, cell, form, multiprocessors, grids):
+    host.planned = host.device(multiprocessors)
+    inputs = random_recurrences(cell, (3, 17, 13), (1, 17, 13), (4, 17, 13))
+    together = run_together(host, cell, "float32", inputs, **form)
+    assert host.library.cooperative_launches() == grids * 3
+    assert_as_if_alone(host, cell, form, "float32", inputs, together)
+
+
+def test_one_of_three_recurrences_without_steps(host):
+    inputs = random_recurrences("lstm", (3, 2, 5), (0, 2, 5), (1, 2, 5))
+    together = run_together(host, "lstm", "float64", [
+        {name: x.double() for name, x in given.items()} for given in inputs
+    ])  # fmt: skip
+    assert torch.equal(together[1]["h_n"], inputs[1]["h_0"].double())
+    together = run_together(host, "lstm", "float32", inputs)
+    assert torch.equal(together[1]["h_n"], inputs[1]["h_0"])
+    assert host.library.cooperative_launches() == 0
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 16], ids=["steps", "persistent"])
@@ -548,10 +572,11 @@ def test_sizes_that_launch_nothing(host, launcher):
     steps = Plan()
     assert status(steps, (0, 5)) == status(steps, (5, 0)) == SUCCESS
     assert status(steps, (0, 5), (0, 5)) == SUCCESS
-    for wrong in ([(-1, 5)], [(5, -1)], [(0, 5), (0, 6)], [(0, 5), (1, 5)], [(0, 5)] * 3):
+    assert status(steps, *[(0, 5)] * 9) == SUCCESS
+    for wrong in ([(-1, 5)], [(5, -1)], [(0, 5), (0, 6)], [(0, 5), (0, 5), (1, 5)]):
         assert status(steps, *wrong) == INVALID_VALUE
     cell, backward = launcher.split("_")[0], launcher.endswith("backward")
-    # Plans for another batch, hidden_size, operand, and for two directions.
+    # Plans for another batch, hidden_size, operand, and for two recurrences.
     for wrong in ((17, 5, 4), (1, 50, 4), (1, 5, 2), (1, 37, 4, 2)):
         other = host.plan(cell, *wrong[:3], backward, *wrong[3:])
         assert other.persistent
@@ -572,8 +597,8 @@ def plan_on(host, device: dict, *problem) -> Plan:
 def test_a_plan_covers_everything_once_and_fits(host, cell, operand_bytes, backward):
     for hidden in (1, 37, 61, 128, 256, 512, 650, 768, 1024, 1500, 2048, 4096):
         ways = set()
-        for batch, directions in itertools.product((1, 16, 17, 64, 256, 1000), (1, 2)):
-            plan = plan_on(host, H100, cell, batch, hidden, operand_bytes, backward, directions)
+        for batch, count in itertools.product((1, 16, 17, 64, 256, 1000), (1, 2, 3, 9)):
+            plan = plan_on(host, H100, cell, batch, hidden, operand_bytes, backward, count)
             ways.add(plan.persistent)
             if not plan.persistent:
                 assert bytes(plan) == bytes(Plan())
@@ -581,17 +606,17 @@ def test_a_plan_covers_everything_once_and_fits(host, cell, operand_bytes, backw
             assert 1 <= plan.units <= MOST_UNITS
             assert plan.blocks_per_group * plan.units >= hidden
             assert (plan.blocks_per_group - 1) * plan.units < hidden
-            assert 1 <= plan.directions <= directions
-            blocks = plan.directions * plan.groups * plan.blocks_per_group
+            assert 1 <= plan.at_once <= min(count, 8)
+            blocks = plan.at_once * plan.groups * plan.blocks_per_group
             assert 1 <= blocks <= H100["multiprocessors"]
             assert plan.row_tiles * ROWS >= batch > (plan.row_tiles - 1) * ROWS
             assert plan.groups <= plan.row_tiles
             slice_bytes = plan.units * GATES[cell] * hidden * operand_bytes
             assert slice_bytes < plan.shared_bytes <= H100["shared_bytes"]
             exchanged = batch * hidden * operand_bytes * (GATES[cell] if backward else 1)
-            needed = plan.directions * (2 * exchanged + 4 * plan.groups)
+            needed = plan.at_once * (2 * exchanged + 4 * plan.groups)
             assert plan.workspace_bytes >= needed
-        assert len(ways) == 1, "the way must not depend on the batch or the number of directions"
+        assert len(ways) == 1, "the way must not depend on the batch or the number of recurrences"
 
 
 @pytest.mark.parametrize(
@@ -611,7 +636,7 @@ def test_what_fits_an_h100(host, cell, hidden, operand_bytes, persistent):
 def test_the_plans_of_the_stated_prediction(host):
     for directions, blocks, units in ((1, 128, 6), (2, 64, 12)):
         plan = plan_on(host, H100, "lstm", 16, 768, 2, False, directions)
-        assert (plan.directions, plan.groups) == (directions, 1)
+        assert (plan.at_once, plan.groups) == (directions, 1)
         assert (plan.blocks_per_group, plan.units) == (blocks, units)
 
 
@@ -620,10 +645,10 @@ def test_the_plans_of_the_stated_prediction(host):
     [("lstm", 512, 4, 2), ("lstm", 1024, 4, 1), ("lstm", 1024, 2, 2), ("gru", 1024, 4, 2),
      ("lstm", 1500, 2, 1), ("rnn", 1024, 4, 2), ("rnn", 1200, 4, 1)],
 )  # fmt: skip
-def test_directions_at_once_on_an_h100(host, cell, hidden, operand_bytes, at_once):
+def test_two_at_once_on_an_h100(host, cell, hidden, operand_bytes, at_once):
     for backward in (False, True):
         plan = plan_on(host, H100, cell, 16, hidden, operand_bytes, backward, 2)
-        assert plan.directions == at_once
+        assert plan.at_once == at_once
 
 
 @pytest.mark.parametrize(

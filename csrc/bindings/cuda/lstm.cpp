@@ -2,10 +2,10 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/cuda/cells.h"
 #include "bindings/cuda/launch.h"
 #include "bindings/cuda/ops.h"
 #include "bindings/cuda/products.h"
-#include "bindings/lstm.h"
 #include "cuda/lstm_sequence_cuda.h"
 
 namespace rnnfast {
@@ -13,25 +13,28 @@ namespace {
 
 constexpr int64_t kGates = 4;
 
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Forward = Recurrence<LstmSequenceCuda, LstmResults>;
+// What the kernel makes: the gradient of the gates, then those of the initial states.
+using Backward = Recurrence<LstmSequenceBackwardCuda, std::tuple<Tensor, Tensor, Tensor>>;
 
-LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
+Forward prepare_forward(const LstmCall& call, LstmKeep keep) {
   const Layer layer = call.layer();
   const Precision precision = served_precision(layer, call.precision);
   const int64_t hidden = layer.hidden_size;
   const Tensor c_first = layer.checked("c_0", call.c_0, {layer.batch, hidden});
-  Tensor gates = input_projection(layer, both_biases(layer), precision);
-  Tensor output = layer.empty_sequence(hidden);
-  Tensor h_n = layer.empty({layer.batch, hidden}), c_n = layer.empty({layer.batch, hidden});
-  Tensor cells = keep != LstmKeep::nothing ? layer.empty_sequence(hidden) : output;
+  const Tensor gates = input_projection(layer, both_biases(layer), precision);
+  const Tensor output = layer.empty_sequence(hidden);
+  const Tensor h_n = layer.empty({layer.batch, hidden}), c_n = layer.empty({layer.batch, hidden});
+  const Tensor cells = keep != LstmKeep::nothing ? layer.empty_sequence(hidden) : output;
 
-  LstmSequenceCuda args{};
+  Forward run{layer, precision, {output, h_n, c_n, cells, gates}, {}, {}};
+  LstmSequenceCuda& args = run.args;
   fill_sequence(layer, call.reverse, args);
   args.gates_x = gates.const_data_ptr();
   args.gates_x_time = args.gates_time = layer.time_stride(kGates * hidden);
   args.gates_x_row = args.gates_row = layer.row_stride(kGates * hidden);
   args.h_0 = layer.h_0.const_data_ptr();
-  args.c_0 = c_first.const_data_ptr();
+  args.c_0 = run.reads(c_first);
   args.output = output.mutable_data_ptr();
   args.output_time = args.cells_time = layer.time_stride(hidden);
   args.output_row = args.cells_row = layer.row_stride(hidden);
@@ -39,72 +42,94 @@ LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
   args.c_n = c_n.mutable_data_ptr();
   args.gates = pointer_if(keep == LstmKeep::all, gates);
   args.cells = pointer_if(keep != LstmKeep::nothing, cells);
-  launch_sequence(layer, kGates, false, precision, args);
-  return {output, h_n, c_n, cells, gates};
+  return run;
 }
 
-Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                       OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
-                       Tensor weight_ih, Tensor weight_hh, OptionalTensor weight_hr, Tensor output,
-                       Tensor cells, Tensor gates, OptionalTensor batch_sizes, bool batch_first,
-                       bool reverse, String precision_name, bool need_input, bool need_weights,
-                       bool need_bias) {
-  const Layer layer("rnnfast::lstm_backward", kGates, input, h_0, weight_ih, weight_hh,
-                    std::nullopt, std::nullopt, weight_hr, batch_sizes, batch_first);
-  const Precision precision = served_precision(layer, precision_name);
-  if (grad_cells) fail(layer.op, ": grad_cells must be None on CUDA, but was given");
+Backward prepare_backward(const LstmBackwardCall& call) {
+  const Layer layer(call.op, kGates, call.input, call.h_0, call.weight_ih, call.weight_hh,
+                    std::nullopt, std::nullopt, call.weight_hr, call.batch_sizes, call.batch_first);
+  const Precision precision = served_precision(layer, call.precision);
   const int64_t batch = layer.batch, hidden = layer.hidden_size;
-  const Tensor c_first = layer.checked("c_0", c_0, {batch, hidden});
-  const Tensor states = layer.checked_sequence("output", output, hidden);
-  const Tensor kept_gates = layer.checked_sequence("gates", gates, kGates * hidden);
-  const Tensor kept_cells = layer.checked_sequence("cells", cells, hidden);
-  const auto grad_states = layer.gradient("grad_output", grad_output, hidden);
-  const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
+  const Tensor grad_gates = layer.empty_sequence(kGates * hidden);
+  const Tensor grad_h_0 = layer.empty({batch, hidden}), grad_c_0 = layer.empty({batch, hidden});
   const OptionalTensor grad_c_last =
-      grad_c_n ? OptionalTensor(layer.checked("grad_c_n", *grad_c_n, {batch, hidden}))
-               : std::nullopt;
-  Tensor grad_gates = layer.empty_sequence(kGates * hidden);
-  Tensor grad_h_0 = layer.empty({batch, hidden}), grad_c_0 = layer.empty({batch, hidden});
+      call.grad_c_n ? OptionalTensor(layer.checked("grad_c_n", *call.grad_c_n, {batch, hidden}))
+                    : std::nullopt;
 
-  LstmSequenceBackwardCuda args{};
-  fill_sequence(layer, reverse, args);
-  fill_sequence_gradients(grad_states, grad_h_last, grad_h_0, args);
-  args.gates = kept_gates.const_data_ptr();
+  layer.checked_sequence("output", call.output, hidden);
+  Backward run{layer, precision, {grad_gates, grad_h_0, grad_c_0}, {}, {}};
+  LstmSequenceBackwardCuda& args = run.args;
+  fill_sequence(layer, call.reverse, args);
+  fill_sequence_gradients(call.grad_output, call.grad_h_n, grad_h_0, run);
+  args.gates = run.reads(layer.checked_sequence("gates", call.gates, kGates * hidden));
   args.gates_time = args.grad_gates_time = layer.time_stride(kGates * hidden);
   args.gates_row = args.grad_gates_row = layer.row_stride(kGates * hidden);
-  args.cells = kept_cells.const_data_ptr();
+  args.cells = run.reads(layer.checked_sequence("cells", call.cells, hidden));
   args.cells_time = layer.time_stride(hidden);
   args.cells_row = layer.row_stride(hidden);
-  args.c_0 = c_first.const_data_ptr();
-  args.grad_c_n = pointer(grad_c_last);
+  args.c_0 = run.reads(layer.checked("c_0", call.c_0, {batch, hidden}));
+  args.grad_c_n = run.reads(grad_c_last);
   args.grad_gates = grad_gates.mutable_data_ptr();
   args.grad_c_0 = grad_c_0.mutable_data_ptr();
-  launch_sequence(layer, kGates, true, precision, args);
+  return run;
+}
 
-  Gradients gradients = layer.empty_gradients(kGates, false, false);
-  const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, precision);
-  if (need_input) gradients.input = input_gradient(layer, grad_operand, precision);
-  if (need_weights) {
-    gradients.weight_ih =
-        transposed_product(grad_operand, operand(matrix(layer.input.tensor), precision));
-    gradients.weight_hh =
-        transposed_product(grad_operand, previous_states(layer, states, reverse, precision));
-  }
+LstmGradients gradients_of(const Backward& run, const LstmBackwardCall& call) {
+  const auto& [grad_gates, grad_h_0, grad_c_0] = run.results;
+  const Layer& layer = run.layer;
   const Tensor none = layer.empty({0});
-  return {gradients.input,
-          grad_h_0,
-          grad_c_0,
-          gradients.weight_ih,
-          gradients.weight_hh,
-          need_bias ? sum_of_rows(grad) : none,
-          none};
+  const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, run.precision);
+  LstmGradients gradients{{none, grad_h_0, none, none}, grad_c_0, none};
+  if (call.need_input) gradients.input = input_gradient(layer, grad_operand, run.precision);
+  if (call.need_weights) {
+    gradients.weight_ih =
+        transposed_product(grad_operand, operand(matrix(layer.input.tensor), run.precision));
+    gradients.weight_hh = transposed_product(
+        grad_operand, previous_states(layer, call.output, call.reverse, run.precision));
+  }
+  if (call.need_bias) gradients.bias = sum_of_rows(grad);
+  return gradients;
+}
+
+LstmResults one_forward(const LstmCall& call, LstmKeep keep) {
+  return lstm_forward({call}, keep).front();
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> one_backward(
+    OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
+    OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih,
+    Tensor weight_hh, OptionalTensor weight_hr, Tensor output, Tensor cells, Tensor gates,
+    OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision, bool need_input,
+    bool need_weights, bool need_bias) {
+  const LstmBackwardCall call{
+      {"rnnfast::lstm_backward", grad_output, grad_h_n, input, h_0, weight_ih, weight_hh, output,
+       batch_sizes, batch_first, reverse, precision, need_input, need_weights, need_bias},
+      grad_c_n,
+      weight_hr,
+      c_0,
+      cells,
+      gates};
+  if (grad_cells) fail(call.op, ": grad_cells must be None on CUDA, but was given");
+  const LstmGradients g = lstm_backward({call}).front();
+  return {
+      g.input, g.h_0, g.c_0, g.weight_ih, g.weight_hh, g.bias, torch::stable::new_empty(h_0, {0})};
 }
 
 }  // namespace
 
+std::vector<LstmResults> lstm_forward(const std::vector<LstmCall>& calls, LstmKeep keep) {
+  return launched<Forward>(
+      calls, kGates, false, [&](const LstmCall& call) { return prepare_forward(call, keep); },
+      [](const Forward& run, const LstmCall&) { return run.results; });
+}
+
+std::vector<LstmGradients> lstm_backward(const std::vector<LstmBackwardCall>& calls) {
+  return launched<Backward>(calls, kGates, true, prepare_backward, gradients_of);
+}
+
 void register_lstm_cuda(Registry& m) {
-  LstmOps<run_forward>::add_to(m);
-  m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
+  LstmOps<one_forward>::add_to(m);
+  m.impl("lstm_backward", TORCH_BOX(&one_backward));
 }
 
 }  // namespace rnnfast

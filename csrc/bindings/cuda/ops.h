@@ -11,5 +11,6 @@ using Registry = torch::stable::detail::StableLibrary;
 void register_lstm_cuda(Registry& m);
 void register_gru_cuda(Registry& m);
 void register_rnn_cuda(Registry& m);
+void register_concurrent_cuda(Registry& m);
 
 }  // namespace rnnfast

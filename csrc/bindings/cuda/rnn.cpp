@@ -2,10 +2,10 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/cuda/cells.h"
 #include "bindings/cuda/launch.h"
 #include "bindings/cuda/ops.h"
 #include "bindings/cuda/products.h"
-#include "bindings/rnn.h"
 #include "cuda/rnn_sequence_cuda.h"
 
 namespace rnnfast {
@@ -13,15 +13,18 @@ namespace {
 
 constexpr int64_t kGates = 1;
 
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Forward = Recurrence<RnnSequenceCuda, RnnResults>;
+// What the kernel makes: the gradients of the gate and of h_0.
+using Backward = Recurrence<RnnSequenceBackwardCuda, std::tuple<Tensor, Tensor>>;
 
-RnnResults run_forward(const RnnCall& call) {
+Forward prepare_forward(const RnnCall& call) {
   const Layer layer = call.layer();
   const Precision precision = served_precision(layer, call.precision);
-  Tensor output = input_projection(layer, both_biases(layer), precision);
-  Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
+  const Tensor output = input_projection(layer, both_biases(layer), precision);
+  const Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
 
-  RnnSequenceCuda args{};
+  Forward run{layer, precision, {output, h_n}, {}, {}};
+  RnnSequenceCuda& args = run.args;
   fill_sequence(layer, call.reverse, args);
   args.relu = call.relu;
   args.gates_x = args.output = output.mutable_data_ptr();
@@ -29,51 +32,76 @@ RnnResults run_forward(const RnnCall& call) {
   args.gates_x_row = args.output_row = layer.row_stride(layer.hidden_size);
   args.h_0 = layer.h_0.const_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
-  launch_sequence(layer, kGates, false, precision, args);
-  return {output, h_n};
+  return run;
 }
 
-Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
-                      Tensor weight_ih, Tensor weight_hh, Tensor output, OptionalTensor batch_sizes,
-                      String nonlinearity, bool batch_first, bool reverse, String precision_name,
-                      bool need_input, bool need_weights, bool need_bias) {
-  const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
-                    std::nullopt, std::nullopt, batch_sizes, batch_first);
-  const Precision precision = served_precision(layer, precision_name);
+Backward prepare_backward(const RnnBackwardCall& call) {
+  const Layer layer(call.op, kGates, call.input, call.h_0, call.weight_ih, call.weight_hh,
+                    std::nullopt, std::nullopt, std::nullopt, call.batch_sizes, call.batch_first);
+  const Precision precision = served_precision(layer, call.precision);
   const int64_t hidden = layer.hidden_size;
-  const Tensor states = layer.checked_sequence("output", output, hidden);
-  const auto grad_states = layer.gradient("grad_output", grad_output, hidden);
-  const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
-  Tensor grad_gates = layer.empty_sequence(hidden), grad_h_0 = layer.empty({layer.batch, hidden});
+  const Tensor grad_gates = layer.empty_sequence(hidden);
+  const Tensor grad_h_0 = layer.empty({layer.batch, hidden});
 
-  RnnSequenceBackwardCuda args{};
-  fill_sequence(layer, reverse, args);
-  fill_sequence_gradients(grad_states, grad_h_last, grad_h_0, args);
-  args.relu = is_relu(layer.op, nonlinearity);
-  args.output = states.const_data_ptr();
+  Backward run{layer, precision, {grad_gates, grad_h_0}, {}, {}};
+  RnnSequenceBackwardCuda& args = run.args;
+  fill_sequence(layer, call.reverse, args);
+  fill_sequence_gradients(call.grad_output, call.grad_h_n, grad_h_0, run);
+  args.relu = call.relu;
+  args.output = run.reads(layer.checked_sequence("output", call.output, hidden));
   args.output_time = args.grad_gates_time = layer.time_stride(hidden);
   args.output_row = args.grad_gates_row = layer.row_stride(hidden);
   args.grad_gates = grad_gates.mutable_data_ptr();
-  launch_sequence(layer, kGates, true, precision, args);
+  return run;
+}
 
+RnnGradients gradients_of(const Backward& run, const RnnBackwardCall& call) {
+  const auto& [grad_gates, grad_h_0] = run.results;
+  const Layer& layer = run.layer;
   const Tensor none = layer.empty({0});
-  const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, precision);
-  Backward gradients = {none, grad_h_0, none, none, need_bias ? sum_of_rows(grad) : none};
-  if (need_input) std::get<0>(gradients) = input_gradient(layer, grad_operand, precision);
-  if (need_weights) {
-    std::get<2>(gradients) =
-        transposed_product(grad_operand, operand(matrix(layer.input.tensor), precision));
-    std::get<3>(gradients) =
-        transposed_product(grad_operand, previous_states(layer, states, reverse, precision));
+  const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, run.precision);
+  RnnGradients gradients{{none, grad_h_0, none, none}, none};
+  if (call.need_input) gradients.input = input_gradient(layer, grad_operand, run.precision);
+  if (call.need_weights) {
+    gradients.weight_ih =
+        transposed_product(grad_operand, operand(matrix(layer.input.tensor), run.precision));
+    gradients.weight_hh = transposed_product(
+        grad_operand, previous_states(layer, call.output, call.reverse, run.precision));
   }
+  if (call.need_bias) gradients.bias = sum_of_rows(grad);
   return gradients;
+}
+
+RnnResults one_forward(const RnnCall& call) { return rnn_forward({call}).front(); }
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> one_backward(
+    OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0, Tensor weight_ih,
+    Tensor weight_hh, Tensor output, OptionalTensor batch_sizes, String nonlinearity,
+    bool batch_first, bool reverse, String precision, bool need_input, bool need_weights,
+    bool need_bias) {
+  const char* op = "rnnfast::rnn_backward";
+  const RnnBackwardCall call{
+      {op, grad_output, grad_h_n, input, h_0, weight_ih, weight_hh, output, batch_sizes,
+       batch_first, reverse, precision, need_input, need_weights, need_bias},
+      is_relu(op, nonlinearity)};
+  const RnnGradients g = rnn_backward({call}).front();
+  return {g.input, g.h_0, g.weight_ih, g.weight_hh, g.bias};
 }
 
 }  // namespace
 
+std::vector<RnnResults> rnn_forward(const std::vector<RnnCall>& calls) {
+  return launched<Forward>(calls, kGates, false, prepare_forward,
+                           [](const Forward& run, const RnnCall&) { return run.results; });
+}
+
+std::vector<RnnGradients> rnn_backward(const std::vector<RnnBackwardCall>& calls) {
+  return launched<Backward>(calls, kGates, true, prepare_backward, gradients_of);
+}
+
 void register_rnn_cuda(Registry& m) {
-  RnnOps<run_forward>::add_to(m);
-  m.impl("rnn_backward", TORCH_BOX(&rnn_backward));
+  RnnOps<one_forward>::add_to(m);
+  m.impl("rnn_backward", TORCH_BOX(&one_backward));
 }
 
 }  // namespace rnnfast

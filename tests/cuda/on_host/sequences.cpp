@@ -9,30 +9,32 @@
 #include "cuda/rnn_step_cuda.cu"
 #include "cuda/sequence_device_cuda.h"
 
-extern "C" void plan(const rnnfast::SequenceProblem* problem, const rnnfast::SequenceDevice* on,
-                     rnnfast::SequencePlan* plan) {
+// Also from a library that hides the rest.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+EXPORTED void plan(const rnnfast::SequenceProblem* problem, const rnnfast::SequenceDevice* on,
+                   rnnfast::SequencePlan* plan) {
   *plan = rnnfast::plan_sequence(*problem, *on);
 }
 
-extern "C" int current_device(rnnfast::SequenceDevice* device) {
+EXPORTED int current_device(rnnfast::SequenceDevice* device) {
   return rnnfast::sequence_device_cuda(device);
 }
 
 #ifndef __CUDACC__
-extern "C" void set_device(int multiprocessors, int shared_bytes, int cooperative,
-                           int grid_barrier) {
+EXPORTED void set_device(int multiprocessors, int shared_bytes, int cooperative, int grid_barrier) {
   device = {multiprocessors, shared_bytes, cooperative, grid_barrier};
 }
 
-extern "C" int cooperative_launches() { return device.cooperative_launches; }
+EXPORTED int cooperative_launches() { return device.cooperative_launches; }
 
-extern "C" int shared_allowed() { return device.shared_allowed; }
+EXPORTED int shared_allowed() { return device.shared_allowed; }
 #endif
 
-#define EXPORT_FOR(launcher, Args, P, suffix)                                         \
-  extern "C" int launcher##_##suffix(const rnnfast::Args* args, int directions,       \
-                                     const rnnfast::SequencePlan* plan, void* work) { \
-    return rnnfast::sequence_cuda<P>(args, directions, plan, work, nullptr);          \
+#define EXPORT_FOR(launcher, Args, P, suffix)                                       \
+  EXPORTED int launcher##_##suffix(const rnnfast::Args* args, int recurrences,      \
+                                   const rnnfast::SequencePlan* plan, void* work) { \
+    return rnnfast::sequence_cuda<P>(args, recurrences, plan, work, nullptr);       \
   }
 #define EXPORT(launcher, Args)                    \
   EXPORT_FOR(launcher, Args, float, float32)      \
