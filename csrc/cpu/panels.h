@@ -122,10 +122,19 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
       for (int64_t v = 0; v < panels.vectors(p); ++v) {
         const T* from = source + panels.column(p, v) * stride;
         const int64_t valid = panels.valid(p, v);
+        // The columns whose turn is next are asked for meanwhile: a column is too short for the
+        // processor to foresee.
+        const bool is_last = v + 1 == panels.vectors(p);
+        const int64_t next_p = is_last ? p + 1 : p, next_v = is_last ? 0 : v + 1;
+        const int64_t coming = next_p < end ? panels.valid(next_p, next_v) : 0;
+        const T* next = source + (coming ? panels.column(next_p, next_v) : 0) * stride;
         T* to = packed + panels.offset(lanes, p) + v * width;
         for (int64_t k = 0; k < lanes; k += width) {
           const int64_t left = min_of(width * kGroup<P>, depth - k * kGroup<P>);
           const int64_t n = groups<P>(left);
+          for (int64_t j = 0; j < coming; ++j)
+            for (int i = 0; i < kGroup<P>; ++i)
+              __builtin_prefetch(next + j * stride + k * kGroup<P> + i * width);
           Vec<T> x[width];
 #pragma GCC unroll 16
           for (int64_t j = 0; j < width; ++j)
