@@ -56,6 +56,7 @@ template <class T>
 struct Panels {
   static constexpr int width = Vector<T>::width;
   int64_t columns, gates, all_vectors, count;
+  uint64_t spread;  // all_vectors / count, times 2^32, rounded up
 
   // `shares`: into how many parts of about the same size panels will be dealt out, if there are
   // enough.
@@ -63,11 +64,12 @@ struct Panels {
       : columns(columns_), gates(gates_), all_vectors(ceil_div(columns_, width)) {
     count = gates > 1 ? all_vectors : ceil_div(all_vectors, kMaxVectors);
     if (gates == 1 && all_vectors >= kMaxVectors * shares) count = ceil_div(count, shares) * shares;
+    spread = count ? ((static_cast<uint64_t>(all_vectors) << 32) + count - 1) / count : 0;
   }
   int64_t vectors(int64_t p) const { return gates > 1 ? gates : first(p + 1) - first(p); }
-  // Vectors before panel p.
+  // Vectors before panel p. Where there are fewer than 2^16 panels, p all_vectors / count.
   int64_t first(int64_t p) const {
-    return gates > 1 ? p * gates : count ? p * all_vectors / count : 0;
+    return gates > 1 ? p * gates : static_cast<int64_t>(static_cast<uint64_t>(p) * spread >> 32);
   }
   int64_t total() const { return first(count); }
   // The first matrix column of vector v of panel p, and how many of its lanes are real.
