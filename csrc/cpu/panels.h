@@ -151,23 +151,31 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
   });
 }
 
-// Packs rows row, row + step, ... (depth of them) of B, for some panels.
+// Packs rows row, row + step, ... (depth of them) of B, for some panels. Rows whose turn is soon
+// are asked for meanwhile: a row is too short for the processor to foresee the next.
 template <class P, class T>
 void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
                  const Rows<const T>& source, int64_t row, int64_t step, int64_t depth, T* packed) {
   constexpr int width = Vector<T>::width;
   constexpr int group = kGroup<P>;
+  constexpr int64_t kAhead = 2 * group;
   for (int64_t k = 0; k < groups<P>(depth); ++k) {
-    const T* from[group];
-    for (int i = 0; i < group; ++i)
-      from[i] = k * group + i < depth ? source[row + (k * group + i) * step] : nullptr;
+    const T *from[group], *soon[group];
+    for (int i = 0; i < group; ++i) {
+      const int64_t at = k * group + i;
+      from[i] = at < depth ? source[row + at * step] : nullptr;
+      soon[i] = source[row + min_of(at + kAhead, depth - 1) * step];
+    }
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
       T* to = packed + panels.offset(groups<P>(depth), p) + k * vectors * width;
       for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t column = panels.column(p, v), valid = panels.valid(p, v);
         Vec<T> x[group];
-        for (int i = 0; i < group; ++i)
-          x[i] = from[i] ? load_first(from[i] + panels.column(p, v), panels.valid(p, v)) : Vec<T>{};
+        for (int i = 0; i < group; ++i) {
+          __builtin_prefetch(soon[i] + column);
+          x[i] = from[i] ? load_first(from[i] + column, valid) : Vec<T>{};
+        }
         store(to + v * width, join<P>(x));
       }
     }

@@ -20,15 +20,20 @@ constexpr int64_t kRowBlock = 256 * kGroup<P>;
 constexpr int64_t kColumnBlock = 48;
 
 // packed_a [groups of depth][kColumnBlock] = columns [column, column + columns) of rows row,
-// row - 1, ... of a.
+// row - 1, ... of a. Rows whose turn is soon are asked for meanwhile.
 template <class P>
 void pack_transposed(const Rows<const P>& a, int64_t row, int64_t depth, int64_t column,
                      int64_t columns, Sum<P>* packed_a) {
   typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
   constexpr int group = kGroup<P>;
+  constexpr int64_t kAhead = 8 * group, kLine = 64 / sizeof(P);
   for (int64_t k = 0; k < groups<P>(depth); ++k) {
     T* to = packed_a + k * kColumnBlock;
+    for (int i = 0; i < group; ++i) {
+      const P* soon = a[row - min_of(k * group + i + kAhead, depth - 1)] + column;
+      for (int64_t m = 0; m < columns; m += kLine) __builtin_prefetch(soon + m);
+    }
     if constexpr (group == 1) {
       const T* from = a[row - k] + column;
       for (int64_t m = 0; m < kColumnBlock; m += width)
