@@ -183,8 +183,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       });
     });
   };
-  const int64_t counts[] = {all.count, candidate.count};
-  for_each_step(runtime, steps.count, batch, walk.share_rows, reset_after ? 1 : 2, counts,
+  const Panels<T>* shared[] = {reset_after ? &all : &reset_update, &candidate};
+  for_each_step(runtime, steps.count, batch, walk.share_rows, reset_after ? 1 : 2, shared,
                 product_work(batch, inputs + hidden, 3 * hidden), body);
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }

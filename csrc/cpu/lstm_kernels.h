@@ -146,10 +146,10 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
       h_operands.set_panels(s, h.step_rows(s), row_begin, row_end, projected, range);
     }
   };
-  const int64_t counts[] = {panels.count, projected.count};
+  const Panels<T>* shared[] = {&panels, &projected};
   const int64_t work =
       product_work(batch, inputs + size, 4 * hidden) + product_work(batch, hidden, a.proj_size);
-  for_each_step(runtime, steps.count, batch, walk.share_rows, a.proj_size ? 2 : 1, counts, work,
+  for_each_step(runtime, steps.count, batch, walk.share_rows, a.proj_size ? 2 : 1, shared, work,
                 body);
 
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), size);

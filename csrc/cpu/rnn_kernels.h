@@ -91,7 +91,8 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
       });
     });
   };
-  for_each_step(runtime, steps.count, batch, walk.share_rows, 1, &panels.count,
+  const Panels<T>* shared = &panels;
+  for_each_step(runtime, steps.count, batch, walk.share_rows, 1, &shared,
                 product_work(batch, inputs + hidden, hidden), body);
   copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
 }

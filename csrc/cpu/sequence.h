@@ -269,27 +269,74 @@ Sequence<T> chunk_of(const Sequence<T>& scratch, const Walk& walk, const Steps& 
   return chunk;
 }
 
-// Calls body(step, phase, row_begin, row_end, range of panels) so that a phase of a step begins
-// when all that it may read is written; panels[phase] is the number of panels to share, and `work`
-// that of a step. Every other step takes its panels backwards: of weights larger than the cache,
-// those that the step before had last are still there, where otherwise each would be pushed out
-// just before its turn.
+// A place in the work of some rows times all panels, panel by panel: rows [0, row) of panel p, and
+// all rows of the panels before, lie before it.
+struct WorkPlace {
+  int64_t p, row;
+};
+
+// Where so many halves of a vector's work lie before. Rows are cut in few pieces, for a tile of one
+// row takes as long as one of several.
+template <class T>
+WorkPlace work_place(const Panels<T>& panels, int64_t rows, int64_t halves) {
+  if (halves >= 2 * panels.total()) return {panels.count, 0};
+  int64_t p = halves / 2 * panels.count / panels.total();
+  while (2 * panels.first(p) > halves) --p;
+  while (2 * panels.first(p + 1) <= halves) ++p;
+  return {p, rows * (halves - 2 * panels.first(p)) / (2 * panels.vectors(p))};
+}
+
+// Calls body(row_begin, row_end, range of panels) for all that lies between two places.
 template <class Body>
+void for_each_between(const WorkPlace& begin, const WorkPlace& end, int64_t rows, bool backwards,
+                      const Body& body) {
+  const int64_t whole = begin.row > 0 ? begin.p + 1 : begin.p;  // the first panel with all rows
+  const struct {
+    int64_t row_begin, row_end, panel_begin, panel_end;
+  } pieces[] = {{begin.row, begin.p == end.p ? end.row : rows, begin.p, whole},
+                {0, rows, whole, end.p},
+                {0, whole <= end.p ? end.row : 0, end.p, end.p + 1}};
+  for (int i = 0; i < 3; ++i) {
+    const auto& piece = pieces[backwards ? 2 - i : i];
+    if (piece.row_begin < piece.row_end && piece.panel_begin < piece.panel_end)
+      body(piece.row_begin, piece.row_end,
+           PanelRange{piece.panel_begin, piece.panel_end, backwards});
+  }
+}
+
+// Calls body(step, phase, row_begin, row_end, range of panels) so that a phase of a step begins
+// when all that it may read is written; panels[phase] are those to share, and `work` is that of a
+// step. Shared panels are cut between rows where there are rows enough: a 13th panel would keep one
+// of two threads waiting. Every other step takes its panels backwards: of weights larger than the
+// cache, those that the step before had last are still there, where otherwise each would be pushed
+// out just before its turn.
+template <class T, class Body>
 void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool share_rows, int phases,
-                   const int64_t* panels, int64_t work, const Body& body) {
+                   const Panels<T>* const* panels, int64_t work, const Body& body) {
+  constexpr int64_t kCutRows = 12;
   if (share_rows) {
     parallel(runtime, rows, steps * work, [&](int64_t begin, int64_t end) {
       for (int64_t s = 0; s < steps; ++s)
         for (int phase = 0; phase < phases; ++phase)
-          body(s, phase, begin, end, PanelRange{0, panels[phase], s % 2 == 1});
+          body(s, phase, begin, end, PanelRange{0, panels[phase]->count, s % 2 == 1});
     });
-  } else {
-    for (int64_t s = 0; s < steps; ++s)
-      for (int phase = 0; phase < phases; ++phase)
-        parallel(runtime, panels[phase], work, [&](int64_t begin, int64_t end) {
-          body(s, phase, int64_t{0}, rows, PanelRange{begin, end, s % 2 == 1});
-        });
+    return;
   }
+  for (int64_t s = 0; s < steps; ++s)
+    for (int phase = 0; phase < phases; ++phase) {
+      const Panels<T>& shared = *panels[phase];
+      const bool backwards = s % 2 == 1, cut = rows >= kCutRows;
+      parallel(runtime, cut ? 2 * shared.total() : shared.count, work,
+               [&](int64_t begin, int64_t end) {
+                 if (!cut)
+                   return body(s, phase, int64_t{0}, rows, PanelRange{begin, end, backwards});
+                 for_each_between(work_place(shared, rows, begin), work_place(shared, rows, end),
+                                  rows, backwards,
+                                  [&](int64_t row_begin, int64_t row_end, const PanelRange& range) {
+                                    body(s, phase, row_begin, row_end, range);
+                                  });
+               });
+    }
 }
 
 // One recurrent product of a backward step: `rows` of `ahead` steps on, from column `offset` on,
@@ -311,12 +358,13 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
                    int phases, const Epilogue& epilogue) {
   typedef Sum<P> T;
   constexpr int width = Vector<T>::width;
-  int64_t bytes = 0, work = 0, counts[2] = {};
+  int64_t bytes = 0, work = 0;
+  const Panels<T>* panels[2] = {};
   for (int i = 0; i < phases; ++i) {
     const BackwardProduct<P>& product = products[i];
     bytes += product.panels->packed_size(groups<P>(product.weight->depth)) * sizeof(T);
     work += product_work(steps.batch, product.weight->depth, product.panels->columns);
-    counts[i] = product.panels->count;
+    panels[i] = product.panels;
   }
   const Walk walk(runtime, steps.count, steps.batch, bytes, 0, 0);
   const auto body = [&](int64_t turn, int phase, int64_t row_begin, int64_t row_end,
@@ -343,7 +391,7 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
       });
     });
   };
-  for_each_step(runtime, steps.count + 1, steps.batch, walk.share_rows, phases, counts, work, body);
+  for_each_step(runtime, steps.count + 1, steps.batch, walk.share_rows, phases, panels, work, body);
 }
 
 // grad_input = gate gradients times weight_ih, where it is wanted.

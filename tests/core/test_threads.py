@@ -81,7 +81,7 @@ def test_same_bits_run_to_run_and_for_any_number_of_threads(build, shape, isa):
     module, x = problem(build, shape)
     torch.set_num_threads(1)
     expected = outputs_and_gradients(module, x)
-    for count in (1, 2, 2, 3):
+    for count in (1, 2, 2, 3, 7):
         torch.set_num_threads(count)
         assert_same_bits(outputs_and_gradients(module, x), expected)
 
@@ -113,7 +113,7 @@ def test_packed_rows(build, shape, isa):
     lengths = torch.randint(2, x.size(0) + 1, (x.size(1),))
     torch.set_num_threads(1)
     expected = outputs_and_gradients(module, x, lengths)
-    for count in (1, 2, 2, 3):
+    for count in (1, 2, 2, 3, 7):
         torch.set_num_threads(count)
         assert_same_bits(outputs_and_gradients(module, x, lengths), expected)
     output, *final = expected[: 3 if module.mode == "LSTM" else 2]
