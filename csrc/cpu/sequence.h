@@ -225,7 +225,8 @@ const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const void
 // Sharing rows: each thread takes some rows of the batch through all steps alone, with all the
 // weights in its cache. Sharing panels: each thread takes some units of all rows, so that only its
 // share of the weights need be in its cache, and threads meet after every step. Rows where the
-// weights that a step reads fit the cache and there are rows enough, panels otherwise.
+// weights that a step reads fit the cache, or most of it is left to those of the input, and there
+// are rows enough; panels otherwise.
 //
 // A fused step multiplies its input with weight_ih in the step's own tile. It needs weight_ih in
 // the cache too; where there is no room, the input half of the gates is computed for a chunk of
@@ -239,12 +240,15 @@ struct Walk {
   Walk(const Runtime& runtime, int64_t seq_len, int64_t batch, int64_t hh_bytes, int64_t ih_bytes,
        int64_t gates_bytes)
       : share_rows(false), fused(false), chunk(1) {
-    constexpr int64_t kChunkRows = 96, kFarChunkRows = 384, kChunkBytes = 1 << 20, kFewRows = 4;
+    constexpr int64_t kChunkRows = 96, kFarChunkRows = 384, kChunkBytes = 1 << 20;
+    constexpr int64_t kFewRows = 4, kManyRows = 16;
     const int64_t cache = runtime.cache_bytes;
-    share_rows = batch >= 4 * runtime.num_threads && hh_bytes <= cache * 3 / 4;
+    const int64_t step_bytes = hh_bytes + (batch >= kManyRows ? ih_bytes : 0);
+    share_rows = batch >= 4 * runtime.num_threads &&
+                 (hh_bytes <= cache / 2 || (hh_bytes <= cache * 3 / 4 && step_bytes <= cache));
     const bool fits = hh_bytes + ih_bytes <= (share_rows ? cache : cache * runtime.num_threads);
     const bool far = hh_bytes + ih_bytes > runtime.shared_cache_bytes;
-    fused = (batch >= 16 && !far) || (fits && (batch >= kFewRows || seq_len == 1));
+    fused = (batch >= kManyRows && !far) || (fits && (batch >= kFewRows || seq_len == 1));
     const int64_t rows = far ? kFarChunkRows : kChunkRows;
     chunk = max_of(rows / max_of(batch, 1), kChunkBytes / max_of(batch * gates_bytes, 1));
     chunk = max_of(1, min_of(chunk, seq_len));
