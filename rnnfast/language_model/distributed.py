@@ -105,4 +105,5 @@ def joined() -> Iterator[Processes]:
     else:
         dist.init_process_group("gloo")
     yield processes
+    dist.barrier()  # for one that leaves first may keep the others waiting
     dist.destroy_process_group()
