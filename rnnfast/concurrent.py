@@ -20,7 +20,7 @@ from torch.library import register_fake
 
 from rnnfast import backend, ops, reference
 
-__all__ = ["run_layers", "serves"]
+__all__ = ["dropout_mask", "run_layers", "serves"]
 
 _ops = torch.ops.rnnfast
 
@@ -114,7 +114,7 @@ def run_layers(
     count = 1 if directions == 2 else _part_count(seq_len, layers)
     features = directions * weights[0][1].size(1)
     masks = [
-        deque(_dropout_mask(input, features, dropout, batch_first).tensor_split(count, time_dim))
+        deque(dropout_mask(input, features, dropout, batch_first).tensor_split(count, time_dim))
         for _ in range(layers - 1 if dropout else 0)
     ]
     states = list(initial)
@@ -153,8 +153,9 @@ def _part_count(seq_len: int, layers: int) -> int:
     return max(1, round(math.sqrt(seq_len * (layers - 1) / _PART_STEPS)))
 
 
-def _dropout_mask(input: Tensor, features: int, p: float, batch_first: bool) -> Tensor:
-    """Drawn in time-major order, as torch does."""
+def dropout_mask(input: Tensor, features: int, p: float, batch_first: bool) -> Tensor:
+    """For a sequence of the input's layout and so many features: drawn in time-major order, as
+    torch does."""
     shape = input.transpose(0, 1).shape if batch_first else input.shape
     mask = torch.nn.functional.dropout(input.new_ones(*shape[:-1], features), p)
     return mask.transpose(0, 1) if batch_first else mask

@@ -390,9 +390,7 @@ class Recurrent(nn.RNNBase):
         """Dropout between layers, with the mask that torch's modules draw from the same seed."""
         if not batch_first:
             return dropout(output, self.dropout)
-        # torch draws it in time-major order.
-        mask = dropout(output.new_ones(output.transpose(0, 1).shape), self.dropout)
-        return output * mask.transpose(0, 1)
+        return output * concurrent.dropout_mask(output, output.size(-1), self.dropout, batch_first)
 
     def extra_repr(self) -> str:
         own = self._options_text()

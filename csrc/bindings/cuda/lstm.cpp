@@ -78,16 +78,8 @@ LstmGradients gradients_of(const Backward& run, const LstmBackwardCall& call) {
   const auto& [grad_gates, grad_h_0, grad_c_0] = run.results;
   const Layer& layer = run.layer;
   const Tensor none = layer.empty({0});
-  const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, run.precision);
   LstmGradients gradients{{none, grad_h_0, none, none}, grad_c_0, none};
-  if (call.need_input) gradients.input = input_gradient(layer, grad_operand, run.precision);
-  if (call.need_weights) {
-    gradients.weight_ih =
-        transposed_product(grad_operand, operand(matrix(layer.input.tensor), run.precision));
-    gradients.weight_hh = transposed_product(
-        grad_operand, previous_states(layer, call.output, call.reverse, run.precision));
-  }
-  if (call.need_bias) gradients.bias = sum_of_rows(grad);
+  set_products(layer, grad_gates, call, run.precision, gradients, gradients.bias);
   return gradients;
 }
 

@@ -95,4 +95,17 @@ Tensor previous_states(const Layer& layer, const Tensor& output, bool reverse,
   return matrix(states);
 }
 
+void set_products(const Layer& layer, const Tensor& grad_gates, const BackwardCall& call,
+                  Precision precision, Gradients& gradients, Tensor& bias) {
+  const Tensor grad = matrix(grad_gates), grad_operand = operand(grad, precision);
+  if (call.need_input) gradients.input = input_gradient(layer, grad_operand, precision);
+  if (call.need_weights) {
+    gradients.weight_ih =
+        transposed_product(grad_operand, operand(matrix(layer.input.tensor), precision));
+    gradients.weight_hh = transposed_product(
+        grad_operand, previous_states(layer, call.output, call.reverse, precision));
+  }
+  if (call.need_bias) bias = sum_of_rows(grad);
+}
+
 }  // namespace rnnfast

@@ -5,7 +5,7 @@
 // own switch (torch.set_float32_matmul_precision), whatever the call's precision.
 #pragma once
 
-#include "bindings/layer.h"
+#include "bindings/cuda/cells.h"
 
 namespace rnnfast {
 
@@ -33,5 +33,10 @@ Tensor input_projection(const Layer& layer, const OptionalTensor& bias, Precisio
 Tensor input_gradient(const Layer& layer, const Tensor& grad, Precision precision);
 // h_{t-1} of every step, [rows, hidden_size], an operand.
 Tensor previous_states(const Layer& layer, const Tensor& output, bool reverse, Precision precision);
+
+// The gradients that a call needs and that are products of the gates' gradient, the same for input
+// and state, and that of the bias.
+void set_products(const Layer& layer, const Tensor& grad_gates, const BackwardCall& call,
+                  Precision precision, Gradients& gradients, Tensor& bias);
 
 }  // namespace rnnfast
