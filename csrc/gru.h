@@ -12,11 +12,13 @@
 #pragma once
 
 #include "runtime.h"
+#include "storage.h"
 
 // clang-format off
 struct GruForward {
   int64_t seq_len, batch, input_size, hidden_size;
   int32_t reverse, reset_after;
+  Storage storage;           // of all tensors but those kept for backward
 
   // name                      shape        role
   const int64_t* batch_sizes; // [T]        rows at each time index, not increasing, at most N; may
@@ -35,9 +37,10 @@ struct GruForward {
   int64_t output_time, output_row;
   void* h_n;                 // [N, H]      contiguous
 
-  // Kept for backward (null at inference); laid out as output is.
+  // Kept for backward (both null at inference); laid out as output is.
   // The fourth part is W_hn h_{t-1} + b_hn (reset_after) or r * h_{t-1} (reset before).
   void* gates;               // [T, N, 4H]  r z n after activation, then the fourth part
+  void* states;              // [T, N, H]   h_t; null where storage is own: output is the same
 };
 // clang-format on
 
@@ -45,6 +48,7 @@ struct GruForward {
 struct GruBackward {
   int64_t seq_len, batch, input_size, hidden_size;
   int32_t reverse, reset_after;
+  Storage storage;           // of all tensors but those that forward kept
 
   const int64_t* batch_sizes; // as in forward
   const void* input;
@@ -52,7 +56,7 @@ struct GruBackward {
   const void* h_0;
   const void* weight_ih;
   const void* weight_hh;
-  const void* output;        // [T, N, H]   forward's
+  const void* output;        // [T, N, H]   forward's states, or its output where that is the same
   int64_t output_time, output_row;
   const void* gates;         // [T, N, 4H]  forward's; only read
 

@@ -27,12 +27,14 @@
 #pragma once
 
 #include "runtime.h"
+#include "storage.h"
 
 // clang-format off
 struct LstmForward {
   int64_t seq_len, batch, input_size, hidden_size;
   int64_t proj_size;         // P; 0 for none: h_t is not projected, and P below reads H
   int32_t reverse;
+  Storage storage;           // of all tensors but those kept for backward
 
   // name                      shape        role
   const int64_t* batch_sizes; // [T]        rows at each time index, not increasing, at most N; may
@@ -54,10 +56,11 @@ struct LstmForward {
   void* h_n;                 // [N, P]      contiguous; h_0 where T is 0
   void* c_n;                 // [N, H]      contiguous; may not alias c_0
 
-  // Kept for backward, both; at inference null, or cells alone where all of them are wanted. Laid
+  // Kept for backward, all; at inference null, or cells alone where all of them are wanted. Laid
   // out as output is.
   void* gates;               // [T, N, 4H]  i f g o after activation
   void* cells;               // [T, N, H]   c_t
+  void* states;              // [T, N, P]   h_t; null where storage is own: output is the same
 };
 // clang-format on
 
@@ -66,6 +69,7 @@ struct LstmBackward {
   int64_t seq_len, batch, input_size, hidden_size;
   int64_t proj_size;         // P; 0 for none: h_t is not projected, and P below reads H
   int32_t reverse;
+  Storage storage;           // of all tensors but those that forward kept, and the gradient of cells
 
   const int64_t* batch_sizes; // as in forward
   const void* input;
@@ -75,7 +79,7 @@ struct LstmBackward {
   const void* weight_ih;
   const void* weight_hh;
   const void* weight_hr;
-  const void* output;        // [T, N, P]   forward's
+  const void* output;        // [T, N, P]   forward's states, or its output where that is the same
   int64_t output_time, output_row;
   const void* gates;         // [T, N, 4H]  forward's; only read, so backward may run twice
   const void* cells;         // [T, N, H]

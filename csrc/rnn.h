@@ -10,11 +10,13 @@
 #pragma once
 
 #include "runtime.h"
+#include "storage.h"
 
 // clang-format off
 struct RnnForward {
   int64_t seq_len, batch, input_size, hidden_size;
   int32_t reverse, relu;
+  Storage storage;           // of all tensors but those kept for backward
 
   // name                      shape        role
   const int64_t* batch_sizes; // [T]        rows at each time index, not increasing, at most N; may
@@ -32,6 +34,9 @@ struct RnnForward {
   void* output;              // [T, N, H]   h_t
   int64_t output_time, output_row;
   void* h_n;                 // [N, H]      contiguous
+
+  // Kept for backward (null at inference); laid out as output is.
+  void* states;              // [T, N, H]   h_t; null where storage is own: output is the same
 };
 // clang-format on
 
@@ -39,6 +44,7 @@ struct RnnForward {
 struct RnnBackward {
   int64_t seq_len, batch, input_size, hidden_size;
   int32_t reverse, relu;
+  Storage storage;           // of all tensors but those that forward kept
 
   const int64_t* batch_sizes; // as in forward
   const void* input;
@@ -46,7 +52,7 @@ struct RnnBackward {
   const void* h_0;
   const void* weight_ih;
   const void* weight_hh;
-  const void* output;        // [T, N, H]   forward's
+  const void* output;        // [T, N, H]   forward's states, or its output where that is the same
   int64_t output_time, output_row;
 
   const void* grad_output;   // [T, N, H]   features contiguous; may be null (zero)

@@ -13,7 +13,7 @@ __all__ = ["get_backend", "get_precision", "set_backend", "set_precision"]
 _BACKENDS = ("auto", "rnnfast", "torch")
 _PRECISIONS = ("fp32", "bf16")
 _COMPUTED_DTYPES = (torch.float32, torch.float64)
-# The half types are computed in float32.
+# Half types are what tensors stand in; they are computed in float32.
 _KERNEL_DTYPES = (*_COMPUTED_DTYPES, torch.bfloat16, torch.float16)
 
 # Whose results have the autocast dtype under autocast on the CPU, as torch's own (but not the
@@ -180,10 +180,17 @@ def use_kernels(owner: str, input: object, *, required: bool = False) -> bool:
     return False
 
 
-def casts(input: Tensor) -> bool:
-    """Whether the operators compute in another dtype than the input's, or may give one."""
+def casts(input: Tensor, in_parts: bool = False) -> bool:
+    """Whether tensors are cast for the operators: half types where these do not read them, and
+    under autocast.
+
+    Args:
+        input: the input, or its data.
+        in_parts: each call of an operator is for a part of the sequence, and rounds its states only
+            where they are cast after all of them.
+    """
     half = input.dtype not in _COMPUTED_DTYPES and has_kernels(input)
-    return half or _autocast_dtype(input) is not None
+    return (half and (in_parts or not input.is_cpu)) or _autocast_dtype(input) is not None
 
 
 def dtypes(kind: str, input: Tensor, packed: bool = False) -> tuple[torch.dtype, torch.dtype]:

@@ -13,7 +13,8 @@ Shapes throughout: `input` is `(seq_len, batch, input_size)`, or `(batch, seq_le
 `(batch, hidden_size)`. ``seq_len`` and ``batch`` may be 0; with no step, the final state equals the
 initial one. With ``reverse=True`` time runs from the last index to the first: each output stays at
 its time index, and the final state is the one after index 0. Every tensor of a call has the same
-dtype, float32 or float64.
+dtype: float32, float64 or, on the CPU, float16 or bfloat16, which are read and written as such, and
+all between is computed in float32.
 
 With `batch_sizes`, rows are packed as in :class:`torch.nn.utils.rnn.PackedSequence`: an int64 CPU
 tensor `(seq_len)`, not increasing, says how many rows take part at each time index; sequences are
@@ -21,7 +22,7 @@ tensor `(seq_len)`, not increasing, says how many rows take part at each time in
 own last step; a row that takes part in none keeps its initial state.
 
 `precision` says to what both operands of a matrix product may be rounded (to nearest); all else,
-sums included, stays in the tensors' dtype:
+sums included, stays in float32 or float64:
 
 - ``"fp32"``: not at all; the only one for float64.
 - ``"bf16"``: bfloat16, forward and backward. On the CPU, where it multiplies bfloat16 (AVX512-BF16)
@@ -47,6 +48,10 @@ from rnnfast._extension import eager, kernel_access  # which registers the opera
 __all__ = ["gru", "lstm", "rnn"]
 
 _ops = torch.ops.rnnfast
+# The same in plain torch, in float32 where tensors are of a half type.
+_twins = {
+    cell: partial(elsewhere.by_twin, getattr(reference, cell)) for cell in ("lstm", "gru", "rnn")
+}
 
 
 def transformed() -> bool:
@@ -111,16 +116,16 @@ def lstm(
 
     Returns:
         output `(seq_len, batch, hidden_size)`, h_n and c_n `(batch, hidden_size)`, and, if asked
-        for, all cell states, laid out as output.
+        for, all cell states, laid out as output, in float32 where the input is of a half type.
     """
     inputs = (input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     if transformed():
-        run = reference.lstm
+        run = _twins["lstm"]
     elif not backend.has_kernels(input):
         if not return_cells and input.numel():
             layout = (batch_sizes, batch_first, reverse)
             return elsewhere.by_torch("lstm", input, inputs[1:3], inputs[3:], *layout)
-        run = partial(elsewhere.by_twin, reference.lstm)
+        run = _twins["lstm"]
     elif records_gradient(*inputs):
         run = _ops.lstm.default
     else:
@@ -180,12 +185,12 @@ def gru(
     """
     inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
     if transformed():
-        run = reference.gru
+        run = _twins["gru"]
     elif not backend.has_kernels(input):
         if reset_after and input.numel():
             layout = (batch_sizes, batch_first, reverse)
             return elsewhere.by_torch("gru", input, (h_0,), inputs[2:], *layout)
-        run = partial(elsewhere.by_twin, reference.gru)
+        run = _twins["gru"]
     elif records_gradient(*inputs):
         run = _ops.gru.default
     else:
@@ -240,13 +245,13 @@ def rnn(
     """
     inputs = (input, h_0, weight_ih, weight_hh, bias_ih, bias_hh)
     if transformed():
-        run = reference.rnn
+        run = _twins["rnn"]
     elif not backend.has_kernels(input):
         if input.numel():
             layout = (batch_sizes, batch_first, reverse)
             mode = f"rnn_{nonlinearity}"
             return elsewhere.by_torch(mode, input, (h_0,), inputs[2:], *layout)
-        run = partial(elsewhere.by_twin, reference.rnn)
+        run = _twins["rnn"]
     elif records_gradient(*inputs):
         run = _ops.rnn.default
     else:
@@ -259,7 +264,7 @@ def rnn(
         reverse=reverse,
         precision=precision,
         **({"packed_weights": packed_weights} if run is _ops.rnn_inference.default else {}),
-    )
+    )[:2]
 
 
 # Fake kernels: shapes and strides, no values.
@@ -267,6 +272,21 @@ def rnn(
 
 def _like_input(input: Tensor, features: int) -> Tensor:
     return input.new_empty(*input.shape[:-1], features)
+
+
+def _computed_dtype(input: Tensor) -> torch.dtype:
+    """That of what is kept for backward."""
+    return torch.promote_types(input.dtype, torch.float32)
+
+
+def _kept(input: Tensor, features: int) -> Tensor:
+    return _like_input(input, features).to(_computed_dtype(input))
+
+
+def _states(input: Tensor, h_0: Tensor) -> Tensor:
+    """Those of every step, which output is where nothing is rounded to a half type."""
+    half = input.dtype != _computed_dtype(input)
+    return _kept(input, h_0.size(1)) if half else input.new_empty(0)
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -285,8 +305,9 @@ def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, *
         _like_input(input, h_0.size(1)),
         _like(h_0),
         _like(c_0),
-        _like_input(input, hidden_size),
-        _like_input(input, 4 * hidden_size),
+        _kept(input, hidden_size),
+        _kept(input, 4 * hidden_size),
+        _states(input, h_0),
     )
 
 
@@ -297,7 +318,7 @@ def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, *
 
 @register_fake("rnnfast::lstm_cells")
 def _(input, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr=None, **options):
-    cells = _like_input(input, c_0.size(1))
+    cells = _kept(input, c_0.size(1))
     return _like_input(input, h_0.size(1)), _like(h_0), _like(c_0), cells
 
 
@@ -321,11 +342,16 @@ def _(
 @register_fake("rnnfast::gru")
 def _(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, **options):
     hidden_size = h_0.size(1)
-    return _like_input(input, hidden_size), _like(h_0), _like_input(input, 4 * hidden_size)
+    gates = _kept(input, 4 * hidden_size)
+    return _like_input(input, hidden_size), _like(h_0), gates, _states(input, h_0)
+
+
+@register_fake("rnnfast::rnn")
+def _(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, **options):
+    return _like_input(input, h_0.size(1)), _like(h_0), _states(input, h_0)
 
 
 @register_fake("rnnfast::gru_inference")
-@register_fake("rnnfast::rnn")
 @register_fake("rnnfast::rnn_inference")
 def _(input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, **options):
     return _like_input(input, h_0.size(1)), _like(h_0)
@@ -402,9 +428,10 @@ def _register_autograd(cell: str, num_states: int, num_results: int, twin: Calla
     """Makes an operator differentiable, by its backward operator.
 
     The forward operator takes input, initial states, both weights, both biases and what else there
-    is. It returns output, final states, then what it keeps for backward; the first `num_results` of
-    these are differentiable. The backward operator takes the gradients of those, all inputs but the
-    biases, and all results but the final states. It gives the gradients of the inputs in their
+    is. It returns output, final states, then what it keeps for backward, last the states of all
+    steps or, where output is that, an empty tensor; the first `num_results` of these are
+    differentiable. The backward operator takes the gradients of those, all inputs but the biases,
+    those states, and what else is kept. It gives the gradients of the inputs in their
     order, with one or two for the biases: of the states always, of the input, of the weights and of
     the biases when told to.
 
@@ -426,7 +453,9 @@ def _register_autograd(cell: str, num_states: int, num_results: int, twin: Calla
                 results = forward_op(*inputs, **options)
             ctx.mark_non_differentiable(*results[num_results:])
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*inputs, results[0], *results[1 + num_states :])
+            half = results[0].dtype in (torch.float16, torch.bfloat16)
+            states = results[-1] if half else results[0]
+            ctx.save_for_backward(*inputs, states, *results[1 + num_states : -1])
             ctx.options = options
             return results
 
@@ -473,11 +502,8 @@ def _register_autograd(cell: str, num_states: int, num_results: int, twin: Calla
 
 
 if eager is None:
-    _register_autograd("lstm", 2, 4, reference.lstm)
-    _register_autograd("gru", 1, 2, reference.gru)
-    _register_autograd("rnn", 1, 2, reference.rnn)
+    _register_autograd("lstm", 2, 4, _twins["lstm"])
+    _register_autograd("gru", 1, 2, _twins["gru"])
+    _register_autograd("rnn", 1, 2, _twins["rnn"])
 else:
-    eager.set_up(
-        kernel_access,
-        lambda cell, *call: composite_gradients(getattr(reference, cell), *call),
-    )
+    eager.set_up(kernel_access, lambda cell, *call: composite_gradients(_twins[cell], *call))

@@ -111,7 +111,7 @@ class PackedLayers:
             return None
         kind = {
             "cell": cell,
-            "float64": computed[0][0].dtype == torch.float64,
+            "dtype": str(computed[0][0].dtype).removeprefix("torch."),
             "bf16": precision == "bf16",
         }
         tensors = [

@@ -99,8 +99,9 @@ def lstm(
           and h_0, h_n and output have `proj_size` features
 
     Returns:
-        output, h_n, c_n, cells `(..., hidden_size)` (c_t of every step) and gates
-        `(..., 4 * hidden_size)` (i, f, g, o after activation).
+        output, h_n, c_n, cells `(..., hidden_size)` (c_t of every step), gates
+        `(..., 4 * hidden_size)` (i, f, g, o after activation) and an empty tensor, in place of the
+        states that the operator keeps where it rounds its output to a half type.
     """
     h, c = h_0, c_0
     outputs, gates, cells = [], [], []
@@ -124,6 +125,7 @@ def lstm(
         c,
         _sequence(cells, input, hidden_size, *layout),
         _sequence(gates, input, 4 * hidden_size, *layout),
+        input.new_empty(0),
     )
 
 
@@ -157,8 +159,9 @@ def gru(
         - weight_hh: `(3 * hidden_size, hidden_size)`; bias_ih, bias_hh: `(3 * hidden_size)`
 
     Returns:
-        output, h_n and gates `(..., 4 * hidden_size)`: r, z, n after activation and, fourth,
-        :math:`W_{hn} h_{t-1} + b_{hn}` (reset_after) or :math:`r_t \odot h_{t-1}`.
+        output, h_n, gates `(..., 4 * hidden_size)`: r, z, n after activation and, fourth,
+        :math:`W_{hn} h_{t-1} + b_{hn}` (reset_after) or :math:`r_t \odot h_{t-1}`; and an empty
+        tensor, as of :func:`lstm`.
     """
     hidden_size = h_0.size(-1)
     split = (2 * hidden_size, hidden_size)
@@ -185,6 +188,7 @@ def gru(
         _sequence(outputs, input, hidden_size, *layout),
         h,
         _sequence(gates, input, 4 * hidden_size, *layout),
+        input.new_empty(0),
     )
 
 
@@ -213,7 +217,7 @@ def rnn(
         - weight_hh: `(hidden_size, hidden_size)`; bias_ih, bias_hh: `(hidden_size)`
 
     Returns:
-        output and h_n.
+        output, h_n and an empty tensor, as of :func:`lstm`.
     """
     activation = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
     h = h_0
@@ -222,7 +226,8 @@ def rnn(
         h_t = activation(linear(x, weight_ih, bias_ih) + linear(h[rows], weight_hh, bias_hh))
         outputs.append(h_t)
         h = _merge(h_t, h)
-    return _sequence(outputs, input, h_0.size(-1), batch_sizes, batch_first, reverse), h
+    output = _sequence(outputs, input, h_0.size(-1), batch_sizes, batch_first, reverse)
+    return output, h, input.new_empty(0)
 
 
 def linear_cross_entropy(

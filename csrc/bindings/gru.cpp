@@ -20,7 +20,8 @@ GruResults run_forward(const GruCall& call, bool keep) {
   const Layer layer = call.layer();
   Tensor output = layer.empty_sequence(layer.hidden_size);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
-  Tensor gates = keep ? layer.empty_sequence(kKeptGates * layer.hidden_size) : output;
+  Tensor gates = keep ? layer.empty_kept(kKeptGates * layer.hidden_size) : output;
+  Tensor states = layer.empty_states(keep);
 
   GruForward args{};
   layer.fill(args);
@@ -31,11 +32,12 @@ GruResults run_forward(const GruCall& call, bool keep) {
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
   args.gates = pointer_if(keep, gates);
+  args.states = pointer_if(states.numel() > 0, states);
   const CpuKernels& kernels = cpu_kernels(layer, call.precision);
   const PackedCell cell = call.reset_after ? PackedCell::gru : PackedCell::gru_reset_before;
   const auto packed = use_packed(call.op, call.packed, cell, 0, kernels, args);
   kernels.gru_forward(Host().runtime(), &args);
-  return {output, h_n, gates};
+  return {output, h_n, gates, states};
 }
 
 Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
@@ -45,8 +47,8 @@ Backward gru_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   const Layer layer("rnnfast::gru_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
-  const Tensor states = layer.checked_sequence("output", output, hidden);
-  const Tensor kept_gates = layer.checked_sequence("gates", gates, kKeptGates * hidden);
+  const Tensor states = layer.checked_kept("output", output, hidden);
+  const Tensor kept_gates = layer.checked_kept("gates", gates, kKeptGates * hidden);
   const auto grad_states = layer.gradient("grad_output", grad_output, hidden);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
   const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);

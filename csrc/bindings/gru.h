@@ -25,23 +25,24 @@ struct GruCall {
   }
 };
 
-// Where they are not kept, `gates` are some other tensor.
+// Where they are not kept, `gates` are some other tensor and `states` are empty.
 struct GruResults {
-  Tensor output, h_n, gates;
+  Tensor output, h_n, gates, states;
 };
 
 // run(call, whether to keep the gates) gives GruResults.
 template <GruResults (*run)(const GruCall&, bool)>
 struct GruOps {
-  static std::tuple<Tensor, Tensor, Tensor> gru(Tensor input, Tensor h_0, Tensor weight_ih,
-                                                Tensor weight_hh, OptionalTensor bias_ih,
-                                                OptionalTensor bias_hh, OptionalTensor batch_sizes,
-                                                bool reset_after, bool batch_first, bool reverse,
-                                                String precision) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> gru(Tensor input, Tensor h_0, Tensor weight_ih,
+                                                        Tensor weight_hh, OptionalTensor bias_ih,
+                                                        OptionalTensor bias_hh,
+                                                        OptionalTensor batch_sizes,
+                                                        bool reset_after, bool batch_first,
+                                                        bool reverse, String precision) {
     const GruResults r = run({"rnnfast::gru", input, h_0, weight_ih, weight_hh, bias_ih, bias_hh,
                               batch_sizes, reset_after, batch_first, reverse, precision},
                              true);
-    return {r.output, r.h_n, r.gates};
+    return {r.output, r.h_n, r.gates, r.states};
   }
 
   static std::tuple<Tensor, Tensor> inference(Tensor input, Tensor h_0, Tensor weight_ih,

@@ -5,8 +5,6 @@
 namespace rnnfast {
 namespace {
 
-using torch::headeronly::ScalarType;
-
 template <class Sizes>
 std::string shape_text(const Sizes& sizes) {
   std::ostringstream text;
@@ -33,9 +31,11 @@ const Tensor& checked_input(const char* op, const Tensor& input, bool packed, bo
                    packed        ? "[rows, input_size]"
                    : batch_first ? "[batch, seq_len, input_size]"
                                  : "[seq_len, batch, input_size]");
-  if (input.scalar_type() != ScalarType::Float && input.scalar_type() != ScalarType::Double)
-    fail(op, ": input must have dtype Float or Double, but got ",
-         torch::headeronly::toString(input.scalar_type()));
+  const ScalarType dtype = input.scalar_type();
+  const bool half = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+  if (dtype != ScalarType::Float && dtype != ScalarType::Double && !(half && input.is_cpu()))
+    fail(op, ": input must have dtype Float or Double or, on the CPU, Half or BFloat16, but got ",
+         torch::headeronly::toString(dtype));
   return input;
 }
 
@@ -97,22 +97,30 @@ Precision precision_of(const char* op, const std::string& name, const Tensor& in
 }
 
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape) {
+  return new_tensor(like, shape, like.scalar_type());
+}
+
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype) {
   int64_t strides[3];
   int64_t count = 1, d = static_cast<int64_t>(shape.size());
   for (auto size = shape.end(); size != shape.begin();) {
     strides[--d] = count;
     count *= *--size;
   }
-  const bool single = like.scalar_type() == ScalarType::Float, on_cpu = like.is_cpu();
+  const bool on_cpu = like.is_cpu();
+  const int32_t type = dtype == ScalarType::Float    ? aoti_torch_dtype_float32()
+                       : dtype == ScalarType::Double ? aoti_torch_dtype_float64()
+                       : dtype == ScalarType::Half   ? aoti_torch_dtype_float16()
+                                                     : aoti_torch_dtype_bfloat16();
   // Not new_empty, which goes through the dispatcher: a short call makes half a dozen tensors.
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides,
-                               single ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64(),
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), strides, type,
                                on_cpu ? aoti_torch_device_type_cpu() : device_type(like),
                                on_cpu ? 0 : like.get_device_index(), &made));
   Tensor tensor(made);
-  if (on_cpu) ask_for_huge_pages(tensor.mutable_data_ptr(), count * (single ? 4 : 8));
+  const int64_t bytes = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  if (on_cpu) ask_for_huge_pages(tensor.mutable_data_ptr(), count * bytes);
   return tensor;
 }
 
@@ -167,36 +175,60 @@ void Layer::check_batch_sizes() {
 
 Tensor Layer::checked(const char* name, const Tensor& tensor,
                       std::initializer_list<int64_t> shape) const {
+  return checked(name, tensor, shape, input.tensor.scalar_type());
+}
+
+Tensor Layer::checked(const char* name, const Tensor& tensor, std::initializer_list<int64_t> shape,
+                      ScalarType dtype) const {
   bool same = tensor.dim() == static_cast<int64_t>(shape.size());
   int64_t d = 0;
   for (int64_t size : shape) same = same && tensor.size(d++) == size;
   if (!same)
     fail(op, ": ", name, " must have shape ", shape_text(shape), ", but got ",
          shape_text(tensor.sizes()));
-  if (tensor.scalar_type() != input.tensor.scalar_type())
-    fail(op, ": ", name, " must have the dtype of input, ",
-         torch::headeronly::toString(input.tensor.scalar_type()), ", but got ",
+  if (tensor.scalar_type() != dtype)
+    fail(op, ": ", name, " must have the dtype ",
+         dtype == input.tensor.scalar_type() ? "of input, " : "in which this input is computed, ",
+         torch::headeronly::toString(dtype), ", but got ",
          torch::headeronly::toString(tensor.scalar_type()));
   if (!same_device(tensor, input.tensor)) fail(op, ": ", name, " must be on the device of input");
   return packed(tensor);
 }
 
 Tensor Layer::checked_sequence(const char* name, const Tensor& tensor, int64_t features) const {
-  if (batch_sizes) return checked(name, tensor, {input.tensor.size(0), features});
-  return batch_first ? checked(name, tensor, {batch, seq_len, features})
-                     : checked(name, tensor, {seq_len, batch, features});
+  return checked_sequence(name, tensor, features, input.tensor.scalar_type());
+}
+
+Tensor Layer::checked_kept(const char* name, const Tensor& tensor, int64_t features) const {
+  return checked_sequence(name, tensor, features, computed_type(input.tensor));
+}
+
+Tensor Layer::checked_sequence(const char* name, const Tensor& tensor, int64_t features,
+                               ScalarType dtype) const {
+  if (batch_sizes) return checked(name, tensor, {input.tensor.size(0), features}, dtype);
+  return batch_first ? checked(name, tensor, {batch, seq_len, features}, dtype)
+                     : checked(name, tensor, {seq_len, batch, features}, dtype);
 }
 
 std::optional<SequenceView> Layer::gradient(const char* name, const OptionalTensor& tensor,
                                             int64_t features) const {
+  return gradient(name, tensor, features, input.tensor.scalar_type());
+}
+
+std::optional<SequenceView> Layer::kept_gradient(const char* name, const OptionalTensor& tensor,
+                                                 int64_t features) const {
+  return gradient(name, tensor, features, computed_type(input.tensor));
+}
+
+std::optional<SequenceView> Layer::gradient(const char* name, const OptionalTensor& tensor,
+                                            int64_t features, ScalarType dtype) const {
   if (!tensor) return std::nullopt;
   // A view with contiguous features needs no copy, so the shape alone is checked.
   const int64_t last = input.tensor.dim() - 1;
   bool same = tensor->dim() == last + 1 && tensor->size(last) == features;
   for (int64_t d = 0; d < last; ++d) same = same && tensor->size(d) == input.tensor.size(d);
-  if (!same || tensor->scalar_type() != input.tensor.scalar_type() ||
-      !same_device(*tensor, input.tensor))
-    checked_sequence(name, *tensor, features);
+  if (!same || tensor->scalar_type() != dtype || !same_device(*tensor, input.tensor))
+    checked_sequence(name, *tensor, features, dtype);
   return SequenceView(*tensor, batch_first);
 }
 
@@ -214,8 +246,32 @@ Tensor Layer::empty_if(bool wanted, std::initializer_list<int64_t> shape) const 
 }
 
 Tensor Layer::empty_sequence(int64_t features) const {
-  if (batch_sizes) return empty({input.tensor.size(0), features});
-  return batch_first ? empty({batch, seq_len, features}) : empty({seq_len, batch, features});
+  return empty_sequence(features, input.tensor.scalar_type());
+}
+
+Tensor Layer::empty_kept(int64_t features) const {
+  return empty_sequence(features, computed_type(input.tensor));
+}
+
+Tensor Layer::empty_states(bool wanted) const {
+  return wanted && storage() != Storage::own ? empty_kept(state_size) : empty({0});
+}
+
+Tensor Layer::empty_sequence(int64_t features, ScalarType dtype) const {
+  if (batch_sizes) return new_tensor(input.tensor, {input.tensor.size(0), features}, dtype);
+  return batch_first ? new_tensor(input.tensor, {batch, seq_len, features}, dtype)
+                     : new_tensor(input.tensor, {seq_len, batch, features}, dtype);
+}
+
+Storage Layer::storage() const {
+  switch (input.tensor.scalar_type()) {
+    case ScalarType::Half:
+      return Storage::float16;
+    case ScalarType::BFloat16:
+      return Storage::bfloat16;
+    default:
+      return Storage::own;
+  }
 }
 
 Gradients Layer::empty_gradients(int64_t gates, bool need_input, bool need_weights) const {

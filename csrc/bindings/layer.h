@@ -12,6 +12,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "storage.h"
+
 namespace rnnfast {
 
 using torch::stable::Tensor;
@@ -40,8 +42,17 @@ struct SequenceView {
   SequenceView(const Tensor& source, bool batch_first);
 };
 
-// A contiguous tensor of the dtype, float or double, and device of `like`, uninitialised.
+using torch::headeronly::ScalarType;
+
+// The dtype that layers of such tensors are computed in, and in which they keep what backward
+// reads.
+inline ScalarType computed_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// A contiguous tensor on the device of `like`, uninitialised; of its dtype, or of another one.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape);
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype);
 
 inline const void* pointer(const OptionalTensor& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
@@ -79,15 +90,24 @@ struct Layer {
   Tensor checked(const char* name, const Tensor& tensor,
                  std::initializer_list<int64_t> shape) const;
   Tensor checked_sequence(const char* name, const Tensor& tensor, int64_t features) const;
+  // The same, of what forward has kept: its dtype is that of computing.
+  Tensor checked_kept(const char* name, const Tensor& tensor, int64_t features) const;
   // A view of a gradient that may be absent; its features are contiguous.
   std::optional<SequenceView> gradient(const char* name, const OptionalTensor& tensor,
                                        int64_t features) const;
+  // The same, of the gradient of what forward has kept.
+  std::optional<SequenceView> kept_gradient(const char* name, const OptionalTensor& tensor,
+                                            int64_t features) const;
   OptionalTensor state_gradient(const char* name, const OptionalTensor& tensor) const;
 
   Tensor empty(std::initializer_list<int64_t> shape) const;
   Tensor empty_if(bool wanted, std::initializer_list<int64_t> shape) const;
   // Laid out as the input is, with that many features; contiguous.
   Tensor empty_sequence(int64_t features) const;
+  // The same, for what is kept for backward.
+  Tensor empty_kept(int64_t features) const;
+  // For the states of every step, where the output is not they; else empty.
+  Tensor empty_states(bool wanted) const;
   // Stride over time of a sequence; of packed rows, where they are not ragged.
   int64_t time_of(const SequenceView& view) const {
     return batch_sizes ? batch * view.row : view.time;
@@ -95,6 +115,9 @@ struct Layer {
   // Strides, over features, of such a tensor.
   int64_t time_stride(int64_t features) const { return (batch_first ? 1 : batch) * features; }
   int64_t row_stride(int64_t features) const { return (batch_first ? seq_len : 1) * features; }
+
+  // In what type the kernels find its tensors.
+  Storage storage() const;
 
   Gradients empty_gradients(int64_t gates, bool need_input, bool need_weights) const;
 
@@ -105,6 +128,7 @@ struct Layer {
     args.batch = batch;
     args.input_size = input_size;
     args.hidden_size = hidden_size;
+    args.storage = storage();
     if (ragged) args.batch_sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
     args.input = input.tensor.const_data_ptr();
     args.input_time = time_of(input);
@@ -137,6 +161,13 @@ struct Layer {
 
  private:
   void check_batch_sizes();
+  Tensor checked(const char* name, const Tensor& tensor, std::initializer_list<int64_t> shape,
+                 ScalarType dtype) const;
+  Tensor checked_sequence(const char* name, const Tensor& tensor, int64_t features,
+                          ScalarType dtype) const;
+  Tensor empty_sequence(int64_t features, ScalarType dtype) const;
+  std::optional<SequenceView> gradient(const char* name, const OptionalTensor& tensor,
+                                       int64_t features, ScalarType dtype) const;
 };
 
 }  // namespace rnnfast

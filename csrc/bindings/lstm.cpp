@@ -21,8 +21,9 @@ LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
   const Tensor c_first = layer.checked("c_0", call.c_0, {layer.batch, hidden});
   Tensor output = layer.empty_sequence(size);
   Tensor h_n = layer.empty({layer.batch, size}), c_n = layer.empty({layer.batch, hidden});
-  Tensor gates = keep == LstmKeep::all ? layer.empty_sequence(kGates * hidden) : output;
-  Tensor cells = keep != LstmKeep::nothing ? layer.empty_sequence(hidden) : output;
+  Tensor gates = keep == LstmKeep::all ? layer.empty_kept(kGates * hidden) : output;
+  Tensor cells = keep != LstmKeep::nothing ? layer.empty_kept(hidden) : output;
+  Tensor states = layer.empty_states(keep == LstmKeep::all);
 
   LstmForward args{};
   layer.fill(args);
@@ -37,11 +38,12 @@ LstmResults run_forward(const LstmCall& call, LstmKeep keep) {
   args.c_n = c_n.mutable_data_ptr();
   args.gates = pointer_if(keep == LstmKeep::all, gates);
   args.cells = pointer_if(keep != LstmKeep::nothing, cells);
+  args.states = pointer_if(states.numel() > 0, states);
   const CpuKernels& kernels = cpu_kernels(layer, call.precision);
   const auto packed =
       use_packed(call.op, call.packed, PackedCell::lstm, args.proj_size, kernels, args);
   kernels.lstm_forward(Host().runtime(), &args);
-  return {output, h_n, c_n, cells, gates};
+  return {output, h_n, c_n, cells, gates, states};
 }
 
 Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
@@ -54,11 +56,11 @@ Backward lstm_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Opti
                     std::nullopt, std::nullopt, weight_hr, batch_sizes, batch_first);
   const int64_t batch = layer.batch, hidden = layer.hidden_size, size = layer.state_size;
   const Tensor c_first = layer.checked("c_0", c_0, {batch, hidden});
-  const Tensor states = layer.checked_sequence("output", output, size);
-  const Tensor kept_gates = layer.checked_sequence("gates", gates, kGates * hidden);
-  const Tensor kept_cells = layer.checked_sequence("cells", cells, hidden);
+  const Tensor states = layer.checked_kept("output", output, size);
+  const Tensor kept_gates = layer.checked_kept("gates", gates, kGates * hidden);
+  const Tensor kept_cells = layer.checked_kept("cells", cells, hidden);
   const auto grad_states = layer.gradient("grad_output", grad_output, size);
-  const auto grad_all_cells = layer.gradient("grad_cells", grad_cells, hidden);
+  const auto grad_all_cells = layer.kept_gradient("grad_cells", grad_cells, hidden);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
   const OptionalTensor grad_c_last =
       grad_c_n ? OptionalTensor(layer.checked("grad_c_n", *grad_c_n, {batch, hidden}))

@@ -25,24 +25,24 @@ struct LstmCall {
   }
 };
 
-// What an op keeps of every step; what it does not is some other tensor.
+// What an op keeps of every step; what it does not is some other tensor, or empty.
 enum class LstmKeep { nothing, cells, all };
 
 struct LstmResults {
-  Tensor output, h_n, c_n, cells, gates;
+  Tensor output, h_n, c_n, cells, gates, states;
 };
 
 // run(call, what to keep) gives LstmResults.
 template <LstmResults (*run)(const LstmCall&, LstmKeep)>
 struct LstmOps {
-  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
       Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh,
       OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor weight_hr,
       OptionalTensor batch_sizes, bool batch_first, bool reverse, String precision) {
     const LstmResults r = run({"rnnfast::lstm", input, h_0, c_0, weight_ih, weight_hh, bias_ih,
                                bias_hh, weight_hr, batch_sizes, batch_first, reverse, precision},
                               LstmKeep::all);
-    return {r.output, r.h_n, r.c_n, r.cells, r.gates};
+    return {r.output, r.h_n, r.c_n, r.cells, r.gates, r.states};
   }
 
   static std::tuple<Tensor, Tensor, Tensor> inference(

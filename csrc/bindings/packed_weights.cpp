@@ -20,8 +20,10 @@ Registry& registry() {
 }
 
 template <class Args>
-Args arguments(const PackedWeights& of, const std::array<const void*, 5>& weights) {
+Args arguments(const PackedWeights& of, const std::array<const void*, 5>& weights,
+               Storage storage) {
   Args args{};
+  args.storage = storage;
   args.input_size = of.input_size;
   args.hidden_size = of.hidden_size;
   args.weight_ih = weights[0];
@@ -31,41 +33,41 @@ Args arguments(const PackedWeights& of, const std::array<const void*, 5>& weight
   return args;
 }
 
-const void* pack(PackedWeights& of, const std::array<const void*, 5>& weights) {
+const void* pack(PackedWeights& of, const std::array<const void*, 5>& weights, Storage storage) {
   const Host host;
   const Runtime keeping = of.memory.runtime(*host.runtime());
   switch (of.from.cell) {
     case PackedCell::lstm: {
-      auto args = arguments<LstmForward>(of, weights);
+      auto args = arguments<LstmForward>(of, weights, storage);
       args.proj_size = of.proj_size;
       args.weight_hr = weights[4];
       return of.kernels->lstm_pack(&keeping, &args);
     }
     case PackedCell::gru:
     case PackedCell::gru_reset_before: {
-      auto args = arguments<GruForward>(of, weights);
+      auto args = arguments<GruForward>(of, weights, storage);
       args.reset_after = of.from.cell == PackedCell::gru;
       return of.kernels->gru_pack(&keeping, &args);
     }
     case PackedCell::rnn:
       break;
   }
-  const auto args = arguments<RnnForward>(of, weights);
+  const auto args = arguments<RnnForward>(of, weights, storage);
   return of.kernels->rnn_pack(&keeping, &args);
 }
 
 }  // namespace
 
 int64_t pack_weights(const std::array<const void*, 5>& weights, int64_t input_size,
-                     int64_t hidden_size, int64_t proj_size, bool float64, bool bf16,
-                     PackedFrom from) {
+                     int64_t hidden_size, int64_t proj_size, bool float64, Storage storage,
+                     bool bf16, PackedFrom from) {
   const auto made = std::make_shared<PackedWeights>();
   made->input_size = input_size;
   made->hidden_size = hidden_size;
   made->proj_size = proj_size;
   made->kernels = &kernels_of(cpu_isa(), float64, bf16, false);
   made->from = std::move(from);
-  made->packed = pack(*made, weights);
+  made->packed = pack(*made, weights, storage);
   const std::lock_guard lock(registry().mutex);
   const int64_t id = ++registry().last;
   registry().weights[id] = made;

@@ -23,8 +23,8 @@ struct PackedWeights {
 // Packs weight_ih, weight_hh, bias_ih, bias_hh and weight_hr, null for what a layer has not, for
 // the ISA in use. Gives their number.
 int64_t pack_weights(const std::array<const void*, 5>& weights, int64_t input_size,
-                     int64_t hidden_size, int64_t proj_size, bool float64, bool bf16,
-                     PackedFrom from);
+                     int64_t hidden_size, int64_t proj_size, bool float64, Storage storage,
+                     bool bf16, PackedFrom from);
 // A call that uses them is not disturbed.
 void drop_packed_weights(int64_t id);
 

@@ -15,10 +15,11 @@ constexpr int64_t kGates = 1;
 
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-RnnResults run_forward(const RnnCall& call) {
+RnnResults run_forward(const RnnCall& call, bool keep) {
   const Layer layer = call.layer();
   Tensor output = layer.empty_sequence(layer.hidden_size);
   Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
+  Tensor states = layer.empty_states(keep);
 
   RnnForward args{};
   layer.fill(args);
@@ -28,10 +29,11 @@ RnnResults run_forward(const RnnCall& call) {
   args.bias_hh = pointer(layer.bias_hh);
   args.output = output.mutable_data_ptr();
   args.h_n = h_n.mutable_data_ptr();
+  args.states = pointer_if(states.numel() > 0, states);
   const CpuKernels& kernels = cpu_kernels(layer, call.precision);
   const auto packed = use_packed(call.op, call.packed, PackedCell::rnn, 0, kernels, args);
   kernels.rnn_forward(Host().runtime(), &args);
-  return {output, h_n};
+  return {output, h_n, states};
 }
 
 Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0,
@@ -41,7 +43,7 @@ Backward rnn_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, Tenso
   const Layer layer("rnnfast::rnn_backward", kGates, input, h_0, weight_ih, weight_hh, std::nullopt,
                     std::nullopt, std::nullopt, batch_sizes, batch_first);
   const int64_t hidden = layer.hidden_size;
-  const Tensor states = layer.checked_sequence("output", output, hidden);
+  const Tensor states = layer.checked_kept("output", output, hidden);
   const auto grad_states = layer.gradient("grad_output", grad_output, hidden);
   const OptionalTensor grad_h_last = layer.state_gradient("grad_h_n", grad_h_n);
   const Gradients gradients = layer.empty_gradients(kGates, need_input, need_weights);

@@ -31,26 +31,36 @@ struct RnnCall {
   }
 };
 
-using RnnResults = std::tuple<Tensor, Tensor>;
+// Where they are not kept, `states` are empty.
+struct RnnResults {
+  Tensor output, h_n, states;
+};
 
-// run(call) gives output and h_n: forward keeps nothing but its output for backward.
-template <RnnResults (*run)(const RnnCall&)>
+// run(call, whether to keep the states) gives RnnResults.
+template <RnnResults (*run)(const RnnCall&, bool)>
 struct RnnOps {
-  static RnnResults rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
-                        OptionalTensor bias_ih, OptionalTensor bias_hh, OptionalTensor batch_sizes,
-                        String nonlinearity, bool batch_first, bool reverse, String precision) {
+  static std::tuple<Tensor, Tensor, Tensor> rnn(Tensor input, Tensor h_0, Tensor weight_ih,
+                                                Tensor weight_hh, OptionalTensor bias_ih,
+                                                OptionalTensor bias_hh, OptionalTensor batch_sizes,
+                                                String nonlinearity, bool batch_first, bool reverse,
+                                                String precision) {
     constexpr const char* op = "rnnfast::rnn";
-    return run({op, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_sizes,
-                is_relu(op, nonlinearity), batch_first, reverse, precision});
+    const RnnResults r = run({op, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_sizes,
+                              is_relu(op, nonlinearity), batch_first, reverse, precision},
+                             true);
+    return {r.output, r.h_n, r.states};
   }
 
-  static RnnResults inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh,
-                              OptionalTensor bias_ih, OptionalTensor bias_hh,
-                              OptionalTensor batch_sizes, String nonlinearity, bool batch_first,
-                              bool reverse, String precision, int64_t packed) {
+  static std::tuple<Tensor, Tensor> inference(Tensor input, Tensor h_0, Tensor weight_ih,
+                                              Tensor weight_hh, OptionalTensor bias_ih,
+                                              OptionalTensor bias_hh, OptionalTensor batch_sizes,
+                                              String nonlinearity, bool batch_first, bool reverse,
+                                              String precision, int64_t packed) {
     constexpr const char* op = "rnnfast::rnn_inference";
-    return run({op, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_sizes,
-                is_relu(op, nonlinearity), batch_first, reverse, precision, packed});
+    const RnnResults r = run({op, input, h_0, weight_ih, weight_hh, bias_ih, bias_hh, batch_sizes,
+                              is_relu(op, nonlinearity), batch_first, reverse, precision, packed},
+                             false);
+    return {r.output, r.h_n};
   }
 
   template <class Library>

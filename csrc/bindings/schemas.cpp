@@ -3,7 +3,9 @@
 // Of the cells: one layer, one direction. Shapes as in ../lstm.h, ../gru.h, ../rnn.h; a sequence is
 // [seq_len, batch, features], or [batch, seq_len, features] with batch_first, or
 // [rows, features] where batch_sizes says how rows are packed. Gradients that are not needed come
-// back empty.
+// back empty. What forward keeps for backward (cells, gates, states) is float where the other
+// tensors are of a half type; `states` are h_t of every step then, which backward takes as its
+// `output`, and else empty.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(rnnfast, m) {
@@ -11,7 +13,7 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "lstm(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
       "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
-      "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)");
+      "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates, Tensor states)");
   m.def(
       "lstm_inference(Tensor input, Tensor h_0, Tensor c_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr=None, *, Tensor? batch_sizes=None, "
@@ -37,7 +39,7 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "gru(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, *, Tensor? batch_sizes=None, bool reset_after=True, "
       "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
-      "(Tensor output, Tensor h_n, Tensor gates)");
+      "(Tensor output, Tensor h_n, Tensor gates, Tensor states)");
   m.def(
       "gru_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, "
@@ -59,7 +61,7 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "rnn(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "
       "bool batch_first=False, bool reverse=False, str precision=\"fp32\") -> "
-      "(Tensor output, Tensor h_n)");
+      "(Tensor output, Tensor h_n, Tensor states)");
   m.def(
       "rnn_inference(Tensor input, Tensor h_0, Tensor weight_ih, Tensor weight_hh, "
       "Tensor? bias_ih, Tensor? bias_hh, *, Tensor? batch_sizes=None, str nonlinearity=\"tanh\", "

@@ -19,7 +19,8 @@ struct Choice {
 #if defined(__x86_64__)
     // These built-ins ask the operating system (XGETBV) too before they trust the CPU's word.
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
       available[count++] = *cpu_isa_avx2();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {

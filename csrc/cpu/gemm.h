@@ -23,7 +23,7 @@ struct Matrix {
   const T* by_columns = nullptr;  // column c is contiguous, at by_columns + c * depth
   const T* by_rows = nullptr;     // row k is contiguous, at by_rows + k * row_stride;
   int64_t row_stride = 0;
-  const T* last_panel = nullptr;  // and the last panel, which may end inside a vector, is packed
+  const T* last_panel = nullptr;  // and the last panel, if it ends inside a vector, is packed
 
   // tile = start + rows [first, first + count) of a, from a_offset on, times a panel. A panel's
   // share of block_depth() passes by all rows before the next, which they ask for meanwhile.
@@ -59,7 +59,7 @@ struct Matrix {
       return;
     }
     const T* panel = packed ? packed + panels.offset(groups<P>(depth), p) : last_panel;
-    if (by_rows && p + 1 < panels.count) {
+    if (by_rows && !(last_panel && p + 1 == panels.count)) {
       panel = by_rows + panels.column(p, 0);
       step = row_stride;
     }
@@ -125,37 +125,47 @@ constexpr int64_t kDotDepth = 128;
 // B given by its columns, as a torch weight [columns, depth] has them; `once`: used by one step
 // only.
 template <class P, class T>
-Matrix<P> matrix_by_columns(const Runtime& runtime, const Panels<T>& panels, const T* source,
-                            int64_t depth, bool once) {
+Matrix<P> matrix_by_columns(const Runtime& runtime, const Panels<T>& panels,
+                            const Stored<Sum<P>>& source, int64_t depth, bool once) {
   Matrix<P> matrix{depth};
-  if (kGroup<P> == 1 && once && depth >= kDotDepth) {
-    matrix.by_columns = source;
-  } else {
+  as_stored<T>(source.type, source.data, [&](const auto* from) {
+    if constexpr (kGroup<P> == 1 && sizeof(*from) == sizeof(T))
+      if (once && depth >= kDotDepth) {
+        matrix.by_columns = from;
+        return;
+      }
     T* packed = allocate<T>(runtime, panels.packed_size(groups<P>(depth)));
-    pack_columns<P>(runtime, panels, source, depth, depth, packed);
+    pack_columns<P>(runtime, panels, from, depth, depth, packed);
     matrix.packed = packed;
-  }
+  });
   return matrix;
 }
 
 // B given by its rows, panels.columns apart.
 template <class P, class T>
-Matrix<P> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels, const T* source,
-                         int64_t depth, bool once) {
+Matrix<P> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels,
+                         const Stored<Sum<P>>& source, int64_t depth, bool once) {
   Matrix<P> matrix{depth};
-  const Rows<const T> rows = matrix_rows(source, panels.columns);
-  if (kGroup<P> == 1 && once && panels.count > 1) {
-    const int64_t p = panels.count - 1;
-    T* packed = allocate<T>(runtime, panels.packed_size(depth) - panels.offset(depth, p));
-    pack_panels<P>(panels, p, panels.count, rows, 0, 1, depth, packed - panels.offset(depth, p));
-    matrix.by_rows = source;
-    matrix.row_stride = panels.columns;
-    matrix.last_panel = packed;
-  } else {
+  as_stored<T>(source.type, source.data, [&](const auto* from) {
+    const auto rows = matrix_rows(from, panels.columns);
+    if constexpr (kGroup<P> == 1 && sizeof(*from) == sizeof(T)) {
+      const bool whole = panels.columns % Panels<T>::width == 0;
+      if (once && (whole || panels.count > 1)) {
+        matrix.by_rows = from;
+        matrix.row_stride = panels.columns;
+        if (whole) return;
+        const int64_t p = panels.count - 1;
+        T* packed = allocate<T>(runtime, panels.packed_size(depth) - panels.offset(depth, p));
+        pack_panels<P>(panels, p, panels.count, rows, 0, 1, depth,
+                       packed - panels.offset(depth, p));
+        matrix.last_panel = packed;
+        return;
+      }
+    }
     T* packed = allocate<T>(runtime, panels.packed_size(groups<P>(depth)));
     pack_rows<P>(runtime, panels, rows, 0, 1, depth, packed);
     matrix.packed = packed;
-  }
+  });
   return matrix;
 }
 

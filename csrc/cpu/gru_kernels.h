@@ -35,23 +35,22 @@ template <class P>
 GruWeights<P> gru_weights(const Runtime& runtime, const GruForward& a, bool once) {
   typedef Sum<P> T;
   const int64_t hidden = a.hidden_size;
-  const T* bias_hh = static_cast<const T*>(a.bias_hh);
+  const Stored<T> bias_ih(a.bias_ih, a.storage), bias_hh(a.bias_hh, a.storage), none(nullptr);
   const auto matrix = [&](const Panels<T>& panels, const void* weight, int64_t row, int64_t depth) {
-    return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight) + row * depth, depth,
-                                once);
+    return matrix_by_columns<P>(runtime, panels, Stored<T>(weight, a.storage).from(row * depth),
+                                depth, once);
   };
   GruWeights<P> weights{{hidden, 3}, {hidden, 2}, {hidden, 1, runtime.num_threads}};
   weights.weight_ih = matrix(weights.all, a.weight_ih, 0, a.input_size);
-  weights.bias_x = packed_bias(runtime, weights.all, a.bias_ih, nullptr);
+  weights.bias_x = packed_bias(runtime, weights.all, bias_ih, none);
   if (a.reset_after) {
     weights.weight_all = matrix(weights.all, a.weight_hh, 0, hidden);
-    weights.bias_all = packed_bias(runtime, weights.all, bias_hh, nullptr);
+    weights.bias_all = packed_bias(runtime, weights.all, bias_hh, none);
   } else {
     weights.weight_rz = matrix(weights.reset_update, a.weight_hh, 0, hidden);
-    weights.bias_rz = packed_bias(runtime, weights.reset_update, bias_hh, nullptr);
+    weights.bias_rz = packed_bias(runtime, weights.reset_update, bias_hh, none);
     weights.weight_n = matrix(weights.candidate, a.weight_hh, 2 * hidden, hidden);
-    weights.bias_n =
-        packed_bias(runtime, weights.candidate, bias_hh ? bias_hh + 2 * hidden : nullptr, nullptr);
+    weights.bias_n = packed_bias(runtime, weights.candidate, bias_hh.from(2 * hidden), none);
   }
   return weights;
 }
@@ -67,7 +66,9 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   constexpr int width = Vector<T>::width;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const Steps steps = steps_of(runtime, a);
-  const T* h_0 = static_cast<const T*>(a.h_0);
+  const T* h_0 = Stored<T>(a.h_0, a.storage).values(runtime, batch * hidden);
+  const Result<T> h_last(runtime, a.h_n, a.storage, batch * hidden);
+  T* states = computed_states<T>(runtime, a, steps, hidden);
 
   const bool keep = a.gates != nullptr, reset_after = a.reset_after;
   const GruWeights<P> weights = a.packed ? *static_cast<const GruWeights<P>*>(a.packed)
@@ -82,13 +83,12 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   // r * h_{t-1} of one step, as the operand of the product that follows.
   P* reset_h = reset_after ? nullptr : allocate<P>(runtime, batch * hidden);
 
-  const Sequence<const P> x =
-      operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
-  const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);
+  const Sequence<const P> x = input_as<P>(runtime, a, steps);
+  const Sequence<T> h = like_output<T>(a, steps, states, hidden, hidden);
   const PreviousRows<T> h_before(
-      runtime, steps,
-      like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
-  const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, hidden);
+      runtime, steps, like_output<const T>(a, steps, states, hidden, hidden), h_0, hidden);
+  const PreviousOperands<P> h_operands(runtime, h_before, h_0, output_of<T>(a, steps), batch,
+                                       hidden);
   const Sequence<T> all_gates =
       keep ? like_output<T>(a, steps, static_cast<T*>(a.gates), hidden, 4 * hidden)
            : gates_scratch<T>(runtime, walk, steps, 4 * hidden);
@@ -186,7 +186,8 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
   const Panels<T>* shared[] = {reset_after ? &all : &reset_update, &candidate};
   for_each_step(runtime, steps.count, batch, walk.share_rows, reset_after ? 1 : 2, shared,
                 product_work(batch, inputs + hidden, 3 * hidden), body);
-  copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
+  copy_last_states(steps, h, h_0, h_last.values, hidden);
+  h_last.write();
 }
 
 template <class P>
@@ -197,29 +198,34 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   const Steps steps = steps_of(runtime, a);
   const int64_t rows = steps.total();
   const bool reset_after = a.reset_after;
-  const T* h_0 = static_cast<const T*>(a.h_0);
+  const auto values = [&](const void* state) {
+    return Stored<T>(state, a.storage).values(runtime, batch * hidden);
+  };
+  const T* h_0 = values(a.h_0);
   // What of grad_h reaches a step other than through its gates; ends as the gradient of h_0.
-  T* carry = static_cast<T*>(a.grad_h_0);
-  set_or_zero(static_cast<const T*>(a.grad_h_n), carry, batch * hidden);
+  const Result<T> grad_h_first(runtime, a.grad_h_0, a.storage, batch * hidden);
+  T* carry = grad_h_first.values;
+  set_or_zero(values(a.grad_h_n), carry, batch * hidden);
 
   const PreviousRows<T> h_before(
       runtime, steps,
       like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
   const Sequence<const T> gates =
       like_output<const T>(a, steps, static_cast<const T*>(a.gates), hidden, gates_row);
-  const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
+  const StoredSequence<T> grad_output = grad_output_of<T>(a, steps);
   P* grad_gates = allocate<P>(runtime, rows * gates_row);  // processing order
   const Rows<const P> grad_rows = matrix_rows<const P>(grad_gates, gates_row);
 
   // The recurrent product of one step reads r z and, reset after, the hidden half of n; reset
   // before, n has a product of its own, in a second phase.
   const Panels<T> panels(hidden, 1, runtime.num_threads);
-  const T* hh = static_cast<const T*>(a.weight_hh);
+  const Stored<T> hh(a.weight_hh, a.storage);
   const Matrix<P> weight_hh =
       matrix_by_rows<P>(runtime, panels, hh, (reset_after ? 3 : 2) * hidden, steps.single());
   Matrix<P> weight_n{};
   if (!reset_after)
-    weight_n = matrix_by_rows<P>(runtime, panels, hh + 2 * hidden * hidden, hidden, steps.single());
+    weight_n =
+        matrix_by_rows<P>(runtime, panels, hh.from(2 * hidden * hidden), hidden, steps.single());
   const BackwardProduct<P> products[] = {{&panels, &weight_hh, grad_rows, hidden, 1},
                                          {&panels, &weight_n, grad_rows, 0, 0}};
   const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
@@ -236,7 +242,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
       return store_first(carry_at, carried + product * r, valid);
     }
     Vec<T> grad_h = carried + product;
-    if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+    if (grad_output.given()) grad_h = grad_h + grad_output.load(s, n, unit, valid);
     Vec<T> grad_z, grad_n;
     gru_blend_backward(load_first(gate + hidden, valid), load_first(gate + 2 * hidden, valid),
                        before, grad_h, grad_z, grad_n, carried);
@@ -253,31 +259,37 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
-    const T* ih = static_cast<const T*>(a.weight_ih);
     const int64_t gate = hidden * inputs;
-    const Rows<const T> n_r_z = {ih, hidden, gate, inputs, nullptr, ih + 2 * gate, inputs};
     T* weight_ih = allocate<T>(runtime, columns.packed_size(groups<P>(3 * hidden)));
-    pack_rows<P>(runtime, columns, n_r_z, 0, 1, 3 * hidden, weight_ih);
+    as_stored<T>(a.storage, a.weight_ih, [&](const auto* ih) {
+      auto n_r_z = matrix_rows(ih, inputs);
+      n_r_z.inner = hidden, n_r_z.outer_stride = gate;
+      n_r_z.head = ih + 2 * gate, n_r_z.head_stride = inputs;
+      pack_rows<P>(runtime, columns, n_r_z, 0, 1, 3 * hidden, weight_ih);
+    });
     input_gradient<P>(runtime, a, steps, grad_rows, columns, Matrix<P>{3 * hidden, weight_ih});
   }
 
+  grad_h_first.write();
   if (!a.grad_weight_hh && !a.grad_bias_ih) return;
-  T* grad_ih = static_cast<T*>(a.grad_weight_ih);
-  T* grad_hh = static_cast<T*>(a.grad_weight_hh);
-  T* bias_ih = static_cast<T*>(a.grad_bias_ih);
-  T* bias_hh = static_cast<T*>(a.grad_bias_hh);
-  const Rows<const T> x_rows = input_of<T>(a, steps).all_rows(runtime, steps);
+  const Result<T> grad_bias_ih(runtime, a.grad_bias_ih, a.storage, 3 * hidden);
+  const Result<T> grad_bias_hh(runtime, a.grad_bias_hh, a.storage, 3 * hidden);
+  T *bias_ih = grad_bias_ih.values, *bias_hh = grad_bias_hh.values;
+  const Rows<const T> x_rows = input_as<T>(runtime, a, steps).all_rows(runtime, steps);
   const Sequence<const T> reset = like_output<const T>(
       a, steps, static_cast<const T*>(a.gates) + 3 * hidden, hidden, gates_row);
   const Rows<const T> reset_h = reset.all_rows(runtime, steps);
   const Rows<const P> grad_rz = matrix_rows<const P>(grad_gates + hidden, gates_row);
   const Rows<const P> grad_hidden_n = matrix_rows<const P>(grad_gates + 3 * hidden, gates_row);
-  T* ih_n = grad_ih ? grad_ih + 2 * hidden * inputs : nullptr;
-  T* hh_n = grad_hh ? grad_hh + 2 * hidden * hidden : nullptr;
-  const GradientPart<T> rz_parts[] = {{x_rows, inputs, grad_ih}, {h_before.all, hidden, grad_hh}};
-  const GradientPart<T> n_parts[] = {{x_rows, inputs, ih_n}, {reset_h, hidden, hh_n}};
-  const GradientPart<T> hidden_n_parts[] = {{h_before.all, hidden, hh_n}};
-  const int wanted = grad_hh ? 2 : 0;
+  const GradientPart<T> ih{x_rows, inputs, a.grad_weight_ih, a.storage};
+  const GradientPart<T> hh_rz{h_before.all, hidden, a.grad_weight_hh, a.storage};
+  const auto of_n = [&](const GradientPart<T>& part, const Rows<const T>& b) {
+    return GradientPart<T>{b, part.columns, part.out_at(2 * hidden * part.columns), part.type};
+  };
+  const GradientPart<T> rz_parts[] = {ih, hh_rz};
+  const GradientPart<T> n_parts[] = {of_n(ih, x_rows), of_n(hh_rz, reset_h)};
+  const GradientPart<T> hidden_n_parts[] = {of_n(hh_rz, h_before.all)};
+  const int wanted = a.grad_weight_hh ? 2 : 0;
   weight_gradient<P>(runtime, grad_rz, rows, 2 * hidden, rz_parts, wanted, bias_ih);
   weight_gradient<P>(runtime, grad_rows, rows, hidden, n_parts, reset_after ? wanted / 2 : wanted,
                      bias_ih ? bias_ih + 2 * hidden : nullptr);
@@ -285,6 +297,8 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
   if (reset_after)
     weight_gradient<P>(runtime, grad_hidden_n, rows, hidden, hidden_n_parts, wanted / 2,
                        bias_hh ? bias_hh + 2 * hidden : nullptr);
+  grad_bias_ih.write();
+  grad_bias_hh.write();
 }
 
 }  // namespace

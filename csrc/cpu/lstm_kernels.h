@@ -32,14 +32,14 @@ LstmWeights<P> lstm_weights(const Runtime& runtime, const LstmForward& a, bool o
   const Panels<T> panels(a.hidden_size, 4);
   const Panels<T> projected(a.proj_size, 1, runtime.num_threads);
   const auto matrix = [&](const Panels<T>& columns, const void* weight, int64_t depth) {
-    return matrix_by_columns<P>(runtime, columns, static_cast<const T*>(weight), depth, once);
+    return matrix_by_columns<P>(runtime, columns, {weight, a.storage}, depth, once);
   };
   return {panels,
           projected,
           matrix(panels, a.weight_ih, a.input_size),
           matrix(panels, a.weight_hh, a.proj_size ? a.proj_size : a.hidden_size),
           a.proj_size ? matrix(projected, a.weight_hr, a.hidden_size) : Matrix<P>{},
-          packed_bias(runtime, panels, a.bias_ih, a.bias_hh)};
+          packed_bias<T>(runtime, panels, {a.bias_ih, a.storage}, {a.bias_hh, a.storage})};
 }
 
 template <class P>
@@ -54,9 +54,12 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const int64_t size = a.proj_size ? a.proj_size : hidden;  // of h
   const Steps steps = steps_of(runtime, a);
-  const T* h_0 = static_cast<const T*>(a.h_0);
-  const T* c_0 = static_cast<const T*>(a.c_0);
-  T* c_n = static_cast<T*>(a.c_n);
+  const T* h_0 = Stored<T>(a.h_0, a.storage).values(runtime, batch * size);
+  const T* c_0 = Stored<T>(a.c_0, a.storage).values(runtime, batch * hidden);
+  const Result<T> h_last(runtime, a.h_n, a.storage, batch * size);
+  const Result<T> c_last(runtime, a.c_n, a.storage, batch * hidden);
+  T* states = computed_states<T>(runtime, a, steps, size);
+  T* c_n = c_last.values;
 
   const bool keep = a.gates != nullptr, keep_cells = a.cells != nullptr;
   const LstmWeights<P> weights = a.packed ? *static_cast<const LstmWeights<P>*>(a.packed)
@@ -71,13 +74,11 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   // Of one step.
   P* unprojected = a.proj_size ? allocate<P>(runtime, batch * hidden) : nullptr;
 
-  const Sequence<const P> x =
-      operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
-  const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), size, size);
-  const Sequence<const T> h_read =
-      like_output<const T>(a, steps, static_cast<const T*>(a.output), size, size);
-  const PreviousRows<T> h_before(runtime, steps, h_read, h_0, size);
-  const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, size);
+  const Sequence<const P> x = input_as<P>(runtime, a, steps);
+  const Sequence<T> h = like_output<T>(a, steps, states, size, size);
+  const PreviousRows<T> h_before(runtime, steps, like_output<const T>(a, steps, states, size, size),
+                                 h_0, size);
+  const PreviousOperands<P> h_operands(runtime, h_before, h_0, output_of<T>(a, steps), batch, size);
   // Unless they are to be kept, cells live in c_n alone and projected gates in a chunk of scratch.
   const Sequence<T> cells = like_output<T>(a, steps, static_cast<T*>(a.cells), size, hidden);
   const PreviousRows<T> c_before(
@@ -152,8 +153,10 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
   for_each_step(runtime, steps.count, batch, walk.share_rows, a.proj_size ? 2 : 1, shared, work,
                 body);
 
-  copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), size);
+  copy_last_states(steps, h, h_0, h_last.values, size);
   if (keep_cells) copy_last_states(steps, cells, c_0, c_n, hidden);
+  h_last.write();
+  c_last.write();
 }
 
 template <class P>
@@ -164,12 +167,16 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   const int64_t gates_row = 4 * hidden;
   const Steps steps = steps_of(runtime, a);
   const int64_t rows = steps.total();
-  const T* h_0 = static_cast<const T*>(a.h_0);
-  const T* c_0 = static_cast<const T*>(a.c_0);
-  T* grad_h_0 = static_cast<T*>(a.grad_h_0);
-  T* grad_c = static_cast<T*>(a.grad_c_0);  // the running gradient of c_t ends as that of c_0
-  const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
-  set_or_zero(static_cast<const T*>(a.grad_c_n), grad_c, batch * hidden);
+  const auto values = [&](const void* state, int64_t count) {
+    return Stored<T>(state, a.storage).values(runtime, count);
+  };
+  const T *h_0 = values(a.h_0, batch * size), *c_0 = values(a.c_0, batch * hidden);
+  const Result<T> grad_h_first(runtime, a.grad_h_0, a.storage, batch * size);
+  const Result<T> grad_c_first(runtime, a.grad_c_0, a.storage, batch * hidden);
+  T* grad_h_0 = grad_h_first.values;
+  T* grad_c = grad_c_first.values;  // the running gradient of c_t ends as that of c_0
+  const T* grad_h_n = values(a.grad_h_n, batch * size);
+  set_or_zero(values(a.grad_c_n, batch * hidden), grad_c, batch * hidden);
   pass_idle_gradient(steps, grad_h_n, grad_h_0, size);
 
   const Sequence<const T> h =
@@ -180,7 +187,7 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
       like_output<const T>(a, steps, static_cast<const T*>(a.gates), size, gates_row);
   const PreviousRows<T> h_before(runtime, steps, h, h_0, size);
   const PreviousRows<T> c_before(runtime, steps, cells, c_0, hidden);
-  const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
+  const StoredSequence<T> grad_output = grad_output_of<T>(a, steps);
   const Sequence<const T> grad_cells{static_cast<const T*>(a.grad_cells), a.grad_cells_time,
                                      a.grad_cells_row, steps, a.reverse != 0};
   P* grad_gates = allocate<P>(runtime, rows * gates_row);  // processing order
@@ -193,17 +200,17 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
   const bool once = steps.single();
   const Panels<T> states(size, 1, runtime.num_threads), units(hidden, 1, runtime.num_threads);
   const Matrix<P> weight_hh =
-      matrix_by_rows<P>(runtime, states, static_cast<const T*>(a.weight_hh), gates_row, once);
+      matrix_by_rows<P>(runtime, states, {a.weight_hh, a.storage}, gates_row, once);
   Matrix<P> weight_hr{};
   if (a.proj_size)
-    weight_hr = matrix_by_rows<P>(runtime, units, static_cast<const T*>(a.weight_hr), size, once);
+    weight_hr = matrix_by_rows<P>(runtime, units, {a.weight_hr, a.storage}, size, once);
   const BackwardProduct<P> products[] = {{&states, &weight_hh, grad_rows, 0, 1},
                                          {&units, &weight_hr, grad_projected_rows, 0, 0}};
   const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
                             Vec<T> grad_h) {
     if (phase == 0) {
       if (s < 0) return store_first(grad_h_0 + n * size + unit, grad_h, valid);
-      if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+      if (grad_output.given()) grad_h = grad_h + grad_output.load(s, n, unit, valid);
       if (grad_h_n && n >= steps.rows(s + 1))
         grad_h = grad_h + load_first(grad_h_n + n * size + unit, valid);
       if (grad_projected)
@@ -235,18 +242,23 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
     const Panels<T> columns(inputs, 1);
     input_gradient<P>(
         runtime, a, steps, grad_rows, columns,
-        matrix_by_rows<P>(runtime, columns, static_cast<const T*>(a.weight_ih), gates_row, once));
+        matrix_by_rows<P>(runtime, columns, {a.weight_ih, a.storage}, gates_row, once));
   }
-  const GradientPart<T> parts[] = {
-      {input_of<T>(a, steps).all_rows(runtime, steps), inputs, static_cast<T*>(a.grad_weight_ih)},
-      {h_before.all, size, static_cast<T*>(a.grad_weight_hh)}};
-  if (a.grad_weight_hh || a.grad_bias)
+  if (a.grad_weight_hh || a.grad_bias) {
+    const Result<T> grad_bias(runtime, a.grad_bias, a.storage, gates_row);
+    const Rows<const T> x = input_as<T>(runtime, a, steps).all_rows(runtime, steps);
+    const GradientPart<T> parts[] = {{x, inputs, a.grad_weight_ih, a.storage},
+                                     {h_before.all, size, a.grad_weight_hh, a.storage}};
     weight_gradient<P>(runtime, grad_rows, rows, gates_row, parts, a.grad_weight_hh ? 2 : 0,
-                       static_cast<T*>(a.grad_bias));
+                       grad_bias.values);
+    grad_bias.write();
+  }
   const GradientPart<T> projection[] = {
-      {matrix_rows<const T>(unprojected, hidden), hidden, static_cast<T*>(a.grad_weight_hr)}};
+      {matrix_rows<const T>(unprojected, hidden), hidden, a.grad_weight_hr, a.storage}};
   if (a.proj_size && a.grad_weight_hr)
     weight_gradient<P, T>(runtime, grad_projected_rows, rows, size, projection, 1, nullptr);
+  grad_h_first.write();
+  grad_c_first.write();
 }
 
 }  // namespace

@@ -49,11 +49,9 @@ RNNFAST_INLINE Vec<Sum<P>> multiply_add(Vec<Sum<P>> a, Vec<Sum<P>> b, Vec<Sum<P>
   return fma(a, b, sum);
 }
 
-// Neighbouring lanes hold the n elements at p, zeros behind them; n <= width * kGroup<P>.
+// Neighbouring lanes hold neighbouring elements, first those of `low`.
 template <class P>
-RNNFAST_INLINE Vec<Sum<P>> load_groups(const Sum<P>* p, int64_t n) {
-  return load_first(p, n);
-}
+RNNFAST_INLINE Vec<Sum<P>> join_groups(Vec<Sum<P>> low, Vec<Sum<P>> high);
 
 // Each lane holds its elements of the kGroup<P> vectors of x.
 template <class P>
@@ -104,10 +102,7 @@ RNNFAST_INLINE VecFloat multiply_add<Bf16>(VecFloat a, VecFloat b, VecFloat sum)
 }
 
 template <>
-RNNFAST_INLINE VecFloat load_groups<Bf16>(const float* p, int64_t n) {
-  constexpr int width = Vector<float>::width;
-  const VecFloat low = load_first(p, n < width ? n : width);
-  const VecFloat high = n > width ? load_first(p + width, n - width) : VecFloat{};
+RNNFAST_INLINE VecFloat join_groups<Bf16>(VecFloat low, VecFloat high) {
   return (VecFloat)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 }
 

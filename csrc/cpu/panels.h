@@ -5,8 +5,7 @@
 // to whole vectors. Of operands in bfloat16 (operand.h) a lane holds two k.
 #pragma once
 
-#include "cpu/operand.h"
-#include "cpu/work.h"
+#include "cpu/stored.h"
 
 namespace rnnfast {
 namespace {
@@ -110,10 +109,20 @@ struct PanelRange {
   }
 };
 
+// Neighbouring lanes hold the n elements at p, whatever they are stored as.
+template <class P, class S>
+RNNFAST_INLINE Vec<Sum<P>> load_groups(const S* p, int64_t n) {
+  constexpr int width = Vector<Sum<P>>::width;
+  if constexpr (kGroup<P> == 1) return load_first(p, n);
+  if constexpr (kGroup<P> > 1)
+    return join_groups<P>(load_first(p, min_of(n, width)),
+                          n > width ? load_first(p + width, n - width) : Vec<Sum<P>>{});
+}
+
 // Packs B given by its columns: column c is `depth` contiguous elements at source + c * stride
 // (a torch weight [columns, depth]).
-template <class P, class T>
-void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* source, int64_t stride,
+template <class P, class T, class S>
+void pack_columns(const Runtime& runtime, const Panels<T>& panels, const S* source, int64_t stride,
                   int64_t depth, T* packed) {
   constexpr int width = Vector<T>::width;
   const int64_t lanes = groups<P>(depth);
@@ -122,14 +131,14 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
     for (int64_t p = begin; p < end; ++p) {
       const int64_t step = panels.vectors(p) * width;
       for (int64_t v = 0; v < panels.vectors(p); ++v) {
-        const T* from = source + panels.column(p, v) * stride;
+        const S* from = source + panels.column(p, v) * stride;
         const int64_t valid = panels.valid(p, v);
         // The columns whose turn is next are asked for meanwhile: a column is too short for the
         // processor to foresee.
         const bool is_last = v + 1 == panels.vectors(p);
         const int64_t next_p = is_last ? p + 1 : p, next_v = is_last ? 0 : v + 1;
         const int64_t coming = next_p < end ? panels.valid(next_p, next_v) : 0;
-        const T* next = source + (coming ? panels.column(next_p, next_v) : 0) * stride;
+        const S* next = source + (coming ? panels.column(next_p, next_v) : 0) * stride;
         T* to = packed + panels.offset(lanes, p) + v * width;
         for (int64_t k = 0; k < lanes; k += width) {
           const int64_t left = min_of(width * kGroup<P>, depth - k * kGroup<P>);
@@ -153,14 +162,14 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const T* sour
 
 // Packs rows row, row + step, ... (depth of them) of B, for some panels. Rows whose turn is soon
 // are asked for meanwhile: a row is too short for the processor to foresee the next.
-template <class P, class T>
+template <class P, class T, class S>
 void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-                 const Rows<const T>& source, int64_t row, int64_t step, int64_t depth, T* packed) {
+                 const Rows<const S>& source, int64_t row, int64_t step, int64_t depth, T* packed) {
   constexpr int width = Vector<T>::width;
   constexpr int group = kGroup<P>;
   constexpr int64_t kAhead = 2 * group;
   for (int64_t k = 0; k < groups<P>(depth); ++k) {
-    const T *from[group], *soon[group];
+    const S *from[group], *soon[group];
     for (int i = 0; i < group; ++i) {
       const int64_t at = k * group + i;
       from[i] = at < depth ? source[row + at * step] : nullptr;
@@ -183,8 +192,8 @@ void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end
 }
 
 // The same for all panels, on all threads.
-template <class P, class T>
-void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const T>& source,
+template <class P, class T, class S>
+void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const S>& source,
                int64_t row, int64_t step, int64_t depth, T* packed) {
   const int64_t work = panels.packed_size(depth) * kMoveWork;
   parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {

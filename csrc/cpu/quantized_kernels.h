@@ -216,7 +216,8 @@ void walk_quantized(const Runtime& runtime, const QuantizedForward& a, const flo
   constexpr int64_t kChunkRows = 96;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const Steps steps = steps_of(runtime, a);
-  const Rows<const float> x = input_of<float>(a, steps).all_rows(runtime, steps);
+  const Sequence<const float> input(a.input, a.input_time, a.input_row, steps, a.reverse != 0);
+  const Rows<const float> x = input.all_rows(runtime, steps);
   const Sequence<float> h = like_output<float>(a, steps, a.output, hidden, hidden);
   const PreviousRows<float> h_before(
       runtime, steps, like_output<const float>(a, steps, a.output, hidden, hidden), a.h_0, hidden);

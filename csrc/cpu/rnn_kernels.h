@@ -26,10 +26,10 @@ RnnWeights<P> rnn_weights(const Runtime& runtime, const RnnForward& a, bool once
   typedef Sum<P> T;
   const Panels<T> panels(a.hidden_size, 1, runtime.num_threads);
   const auto matrix = [&](const void* weight, int64_t depth) {
-    return matrix_by_columns<P>(runtime, panels, static_cast<const T*>(weight), depth, once);
+    return matrix_by_columns<P>(runtime, panels, {weight, a.storage}, depth, once);
   };
   return {panels, matrix(a.weight_ih, a.input_size), matrix(a.weight_hh, a.hidden_size),
-          packed_bias(runtime, panels, a.bias_ih, a.bias_hh)};
+          packed_bias<T>(runtime, panels, {a.bias_ih, a.storage}, {a.bias_hh, a.storage})};
 }
 
 template <class P>
@@ -43,7 +43,9 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   constexpr int width = Vector<T>::width;
   const int64_t batch = a.batch, inputs = a.input_size, hidden = a.hidden_size;
   const Steps steps = steps_of(runtime, a);
-  const T* h_0 = static_cast<const T*>(a.h_0);
+  const T* h_0 = Stored<T>(a.h_0, a.storage).values(runtime, batch * hidden);
+  const Result<T> h_last(runtime, a.h_n, a.storage, batch * hidden);
+  T* states = computed_states<T>(runtime, a, steps, hidden);
 
   const RnnWeights<P> weights = a.packed ? *static_cast<const RnnWeights<P>*>(a.packed)
                                          : rnn_weights<P>(runtime, a, steps.single());
@@ -52,13 +54,12 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const T* bias = weights.bias;
   const Walk walk(runtime, steps.count, batch, panels.packed_size(groups<P>(hidden)) * sizeof(T),
                   panels.packed_size(groups<P>(inputs)) * sizeof(T), hidden * sizeof(T));
-  const Sequence<const P> x =
-      operands_of<P>(runtime, steps, input_of<T>(a, steps), inputs, a.reverse);
-  const Sequence<T> h = like_output<T>(a, steps, static_cast<T*>(a.output), hidden, hidden);
+  const Sequence<const P> x = input_as<P>(runtime, a, steps);
+  const Sequence<T> h = like_output<T>(a, steps, states, hidden, hidden);
   const PreviousRows<T> h_before(
-      runtime, steps,
-      like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden), h_0, hidden);
-  const PreviousOperands<P> h_operands(runtime, h_before, h_0, batch, hidden);
+      runtime, steps, like_output<const T>(a, steps, states, hidden, hidden), h_0, hidden);
+  const PreviousOperands<P> h_operands(runtime, h_before, h_0, output_of<T>(a, steps), batch,
+                                       hidden);
 
   const auto body = [&](int64_t s, int, int64_t row_begin, int64_t row_end,
                         const PanelRange& range) {
@@ -94,35 +95,38 @@ void rnn_forward(const Runtime& runtime, const RnnForward& a) {
   const Panels<T>* shared = &panels;
   for_each_step(runtime, steps.count, batch, walk.share_rows, 1, &shared,
                 product_work(batch, inputs + hidden, hidden), body);
-  copy_last_states(steps, h, h_0, static_cast<T*>(a.h_n), hidden);
+  copy_last_states(steps, h, h_0, h_last.values, hidden);
+  h_last.write();
 }
 
 template <class P>
 void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
   typedef Sum<P> T;
   const int64_t inputs = a.input_size, hidden = a.hidden_size;
+  const int64_t state_count = a.batch * hidden;
   const Steps steps = steps_of(runtime, a);
   const int64_t rows = steps.total();
-  const T* h_0 = static_cast<const T*>(a.h_0);
-  const T* grad_h_n = static_cast<const T*>(a.grad_h_n);
-  T* grad_h_0 = static_cast<T*>(a.grad_h_0);
+  const T* h_0 = Stored<T>(a.h_0, a.storage).values(runtime, state_count);
+  const T* grad_h_n = Stored<T>(a.grad_h_n, a.storage).values(runtime, state_count);
+  const Result<T> grad_h_first(runtime, a.grad_h_0, a.storage, state_count);
+  T* grad_h_0 = grad_h_first.values;
   pass_idle_gradient(steps, grad_h_n, grad_h_0, hidden);
 
   const Sequence<const T> h =
       like_output<const T>(a, steps, static_cast<const T*>(a.output), hidden, hidden);
   const PreviousRows<T> h_before(runtime, steps, h, h_0, hidden);
-  const Sequence<const T> grad_output = grad_output_of<T>(a, steps);
+  const StoredSequence<T> grad_output = grad_output_of<T>(a, steps);
   P* grad_pre = allocate<P>(runtime, rows * hidden);  // processing order
   const Rows<const P> grad_rows = matrix_rows<const P>(grad_pre, hidden);
 
   const bool once = steps.single();
   const Panels<T> panels(hidden, 1, runtime.num_threads);
   const Matrix<P> weight_hh =
-      matrix_by_rows<P>(runtime, panels, static_cast<const T*>(a.weight_hh), hidden, once);
+      matrix_by_rows<P>(runtime, panels, {a.weight_hh, a.storage}, hidden, once);
   const BackwardProduct<P> recurrent{&panels, &weight_hh, grad_rows, 0, 1};
   const auto epilogue = [&](int64_t s, int, int64_t n, int64_t unit, int64_t valid, Vec<T> grad_h) {
     if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
-    if (grad_output.base) grad_h = grad_h + load_first(grad_output.at(s, n) + unit, valid);
+    if (grad_output.given()) grad_h = grad_h + grad_output.load(s, n, unit, valid);
     if (grad_h_n && n >= steps.rows(s + 1))
       grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
     const Vec<T> state = load_first(h.at(s, n) + unit, valid);
@@ -134,16 +138,18 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
 
   if (a.grad_input) {
     const Panels<T> columns(inputs, 1);
-    input_gradient<P>(
-        runtime, a, steps, grad_rows, columns,
-        matrix_by_rows<P>(runtime, columns, static_cast<const T*>(a.weight_ih), hidden, once));
+    input_gradient<P>(runtime, a, steps, grad_rows, columns,
+                      matrix_by_rows<P>(runtime, columns, {a.weight_ih, a.storage}, hidden, once));
   }
-  const GradientPart<T> parts[] = {
-      {input_of<T>(a, steps).all_rows(runtime, steps), inputs, static_cast<T*>(a.grad_weight_ih)},
-      {h_before.all, hidden, static_cast<T*>(a.grad_weight_hh)}};
-  if (a.grad_weight_hh || a.grad_bias)
-    weight_gradient<P>(runtime, grad_rows, rows, hidden, parts, a.grad_weight_hh ? 2 : 0,
-                       static_cast<T*>(a.grad_bias));
+  grad_h_first.write();
+  if (!a.grad_weight_hh && !a.grad_bias) return;
+  const Result<T> grad_bias(runtime, a.grad_bias, a.storage, hidden);
+  const Rows<const T> x = input_as<T>(runtime, a, steps).all_rows(runtime, steps);
+  const GradientPart<T> parts[] = {{x, inputs, a.grad_weight_ih, a.storage},
+                                   {h_before.all, hidden, a.grad_weight_hh, a.storage}};
+  weight_gradient<P>(runtime, grad_rows, rows, hidden, parts, a.grad_weight_hh ? 2 : 0,
+                     grad_bias.values);
+  grad_bias.write();
 }
 
 }  // namespace

@@ -74,15 +74,39 @@ struct Sequence {
   }
 };
 
+// The same as a caller has it (stored.h).
+template <class T>
+struct StoredSequence {
+  Sequence<char> bytes;
+  Storage type;
+
+  StoredSequence(const void* data, int64_t time_stride, int64_t row_stride, const Steps& steps,
+                 bool reverse, Storage type_)
+      : bytes(static_cast<char*>(const_cast<void*>(data)), time_stride * element_bytes<T>(type_),
+              row_stride * element_bytes<T>(type_), steps, reverse),
+        type(type_) {}
+
+  bool given() const { return bytes.base != nullptr; }
+  Vec<T> load(int64_t step, int64_t n, int64_t at, int64_t valid) const {
+    return load_stored<T>(type, bytes.at(step, n), at, valid);
+  }
+  void store(int64_t step, int64_t n, int64_t at, Vec<T> x, int64_t valid) const {
+    store_stored<T>(type, bytes.at(step, n), at, x, valid);
+  }
+};
+
 // The tensors that every args struct calls by the same name.
 template <class T, class Args>
-Sequence<const T> input_of(const Args& a, const Steps& steps) {
-  return {static_cast<const T*>(a.input), a.input_time, a.input_row, steps, a.reverse != 0};
+StoredSequence<T> input_of(const Args& a, const Steps& steps) {
+  return {a.input, a.input_time, a.input_row, steps, a.reverse != 0, a.storage};
 }
 template <class T, class Args>
-Sequence<const T> grad_output_of(const Args& a, const Steps& steps) {
-  return {static_cast<const T*>(a.grad_output), a.grad_output_time, a.grad_output_row, steps,
-          a.reverse != 0};
+StoredSequence<T> output_of(const Args& a, const Steps& steps) {
+  return {a.output, a.output_time, a.output_row, steps, a.reverse != 0, a.storage};
+}
+template <class T, class Args>
+StoredSequence<T> grad_output_of(const Args& a, const Steps& steps) {
+  return {a.grad_output, a.grad_output_time, a.grad_output_row, steps, a.reverse != 0, a.storage};
 }
 // A contiguous tensor laid out as output, whose rows have `size` elements, but with `features`.
 template <class T, class Args>
@@ -121,38 +145,49 @@ struct PreviousRows {
   }
 };
 
-// A sequence as the operand of products: where operands are held otherwise, a copy.
-template <class P>
-Sequence<const P> operands_of(const Runtime& runtime, const Steps& steps,
-                              const Sequence<const Sum<P>>& from, int64_t features, bool reverse) {
-  if constexpr (kGroup<P> == 1) {
-    return from;
-  } else {
-    P* data = allocate<P>(runtime, steps.total() * features);
-    const Sequence<P> copy(data, steps.batch * features, features, steps, reverse);
-    const Rows<const Sum<P>> rows = from.all_rows(runtime, steps);
-    const Rows<P> copies = copy.all_rows(runtime, steps);
-    parallel(runtime, steps.total(), steps.total() * features * kMoveWork,
-             [&](int64_t begin, int64_t end) {
-               for (int64_t r = begin; r < end; ++r) round_row(rows[r], copies[r], features);
-             });
-    return {data, steps.batch * features, features, steps, reverse};
-  }
+// The input as E, which operands of products are held as or sums are: a copy where the caller has
+// it otherwise.
+template <class E, class Args>
+Sequence<const E> input_as(const Runtime& runtime, const Args& a, const Steps& steps) {
+  const bool reverse = a.reverse != 0;
+  if (a.storage == (kGroup<E> == 1 ? Storage::own : Storage::bfloat16))
+    return {static_cast<const E*>(a.input), a.input_time, a.input_row, steps, reverse};
+  const int64_t features = a.input_size;
+  E* data = allocate<E>(runtime, steps.total() * features);
+  const Rows<char> rows = input_of<Sum<E>>(a, steps).bytes.all_rows(runtime, steps);
+  const Rows<E> copies =
+      Sequence<E>(data, steps.batch * features, features, steps, reverse).all_rows(runtime, steps);
+  parallel(runtime, steps.total(), steps.total() * features * kMoveWork,
+           [&](int64_t begin, int64_t end) {
+             for (int64_t r = begin; r < end; ++r)
+               read_row(a.storage, rows[r], copies[r], features);
+           });
+  return {data, steps.batch * features, features, steps, reverse};
+}
+
+// Where the states of every step are as they are computed: the output itself; or, where the caller
+// has that in another type, what it is written from.
+template <class T, class Args>
+T* computed_states(const Runtime& runtime, const Args& a, const Steps& steps, int64_t size) {
+  if (a.storage == Storage::own) return static_cast<T*>(a.output);
+  return a.states ? static_cast<T*>(a.states) : allocate<T>(runtime, steps.total() * size);
 }
 
 // The states before each row of each step as operands of the recurrent product. Where operands are
 // held otherwise, each step leaves its states rounded for the next, in one of two buffers. At
 // first both hold the initial states, which a row finds in its own first step, whenever that is.
+// Where the output is not the computed states, it is written here.
 template <class P>
 struct PreviousOperands {
   typedef Sum<P> T;
   const PreviousRows<T>* states;
+  StoredSequence<T> output;
   int64_t batch, size;
   P* buffers = nullptr;
 
   PreviousOperands(const Runtime& runtime, const PreviousRows<T>& states_, const T* initial,
-                   int64_t batch_, int64_t size_)
-      : states(&states_), batch(batch_), size(size_) {
+                   const StoredSequence<T>& output_, int64_t batch_, int64_t size_)
+      : states(&states_), output(output_), batch(batch_), size(size_) {
     if constexpr (kGroup<P> > 1) {
       buffers = allocate<P>(runtime, 2 * batch * size);
       for (int64_t n = 0; n < 2 * batch; ++n)
@@ -168,16 +203,20 @@ struct PreviousOperands {
   // To be told of all that step s makes of the state of row n.
   void set(int64_t s, int64_t n, int64_t unit, Vec<T> state, int64_t valid) const {
     if constexpr (kGroup<P> > 1) store_operand(after(s) + n * size + unit, state, valid);
+    if (output.type != Storage::own) output.store(s, n, unit, state, valid);
   }
   // Likewise, of all that stands in some panels' columns of rows.
   void set_panels(int64_t s, const Rows<T>& rows, int64_t row_begin, int64_t row_end,
                   const Panels<T>& panels, const PanelRange& range) const {
-    if constexpr (kGroup<P> > 1) {
-      const int64_t begin = panels.first(range.begin) * Panels<T>::width;
-      const int64_t end = min_of(panels.columns, panels.first(range.end) * Panels<T>::width);
-      for (int64_t n = row_begin; n < row_end; ++n)
-        round_row(rows[n] + begin, after(s) + n * size + begin, end - begin);
-    }
+    constexpr int width = Panels<T>::width;
+    if (kGroup<P> == 1 && output.type == Storage::own) return;
+    const int64_t begin = panels.first(range.begin) * width;
+    const int64_t end = min_of(panels.columns, panels.first(range.end) * width);
+    for (int64_t n = row_begin; n < row_end; ++n)
+      for (int64_t unit = begin; unit < end; unit += width) {
+        const int64_t valid = min_of(width, end - unit);
+        set(s, n, unit, load_first(rows[n] + unit, valid), valid);
+      }
   }
 
  private:
@@ -206,15 +245,15 @@ void pass_idle_gradient(const Steps& steps, const T* grad_last, T* grad_initial,
 
 // A bias packed like one row of the product, the two summed; either may be null.
 template <class T>
-const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const void* bias,
-                     const void* other) {
+const T* packed_bias(const Runtime& runtime, const Panels<T>& panels, const Stored<T>& bias,
+                     const Stored<T>& other) {
   T* packed = allocate<T>(runtime, panels.packed_size(1));
   for (int64_t p = 0; p < panels.count; ++p)
     for (int64_t v = 0; v < panels.vectors(p); ++v) {
       const int64_t column = panels.column(p, v), valid = panels.valid(p, v);
       Vec<T> sum{};
-      if (bias) sum = load_first(static_cast<const T*>(bias) + column, valid);
-      if (other) sum = sum + load_first(static_cast<const T*>(other) + column, valid);
+      if (bias.data) sum = bias.load(column, valid);
+      if (other.data) sum = sum + other.load(column, valid);
       store(packed + (panels.first(p) + v) * Vector<T>::width, sum);
     }
   return packed;
@@ -403,10 +442,24 @@ template <class P, class T, class Args>
 void input_gradient(const Runtime& runtime, const Args& a, const Steps& steps,
                     const Rows<const P>& grad_rows, const Panels<T>& columns,
                     const Matrix<P>& weight_ih) {
-  const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
-                           steps, a.reverse != 0);
-  multiply_parallel<P, T>(runtime, grad_rows, grad_x.all_rows(runtime, steps), steps.total(),
-                          columns, weight_ih, nullptr);
+  const int64_t rows = steps.total(), features = columns.columns;
+  const bool reverse = a.reverse != 0;
+  if (a.storage == Storage::own) {
+    const Sequence<T> grad_x(static_cast<T*>(a.grad_input), a.grad_input_time, a.grad_input_row,
+                             steps, reverse);
+    return multiply_parallel<P, T>(runtime, grad_rows, grad_x.all_rows(runtime, steps), rows,
+                                   columns, weight_ih, nullptr);
+  }
+  T* values = allocate<T>(runtime, rows * features);
+  multiply_parallel<P, T>(runtime, grad_rows, matrix_rows(values, features), rows, columns,
+                          weight_ih, nullptr);
+  const StoredSequence<T> grad_x(a.grad_input, a.grad_input_time, a.grad_input_row, steps, reverse,
+                                 a.storage);
+  const Rows<char> to = grad_x.bytes.all_rows(runtime, steps);
+  parallel(runtime, rows, rows * features * kMoveWork, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      write_row(values + r * features, a.storage, to[r], features);
+  });
 }
 
 // The input half of the gates for the chunk of steps that s begins: gates = bias + x weight_ih^T.

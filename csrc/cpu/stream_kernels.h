@@ -110,8 +110,8 @@ StreamGates<T> pack_gates(const Runtime& runtime, const Runtime& scratch, const 
                                          state_size, false);
   const T *ih = rows_of(a.bias_ih, 1), *hh = rows_of(a.bias_hh, 1);
   const bool apart = a.cell == kStreamGru || a.cell == kStreamGruResetBefore;
-  gates.bias_ih = packed_bias(runtime, gates.panels, ih, apart ? nullptr : hh);
-  if (apart) gates.bias_hh = packed_bias(runtime, gates.panels, hh, nullptr);
+  gates.bias_ih = packed_bias<T>(runtime, gates.panels, ih, apart ? nullptr : hh);
+  if (apart) gates.bias_hh = packed_bias<T>(runtime, gates.panels, hh, nullptr);
   if (a.embedding) {
     const T* embedding = static_cast<const T*>(a.embedding);
     gates.tabulate(runtime, matrix_rows(embedding, a.input_size), a.num_embeddings);

@@ -11,13 +11,19 @@ template <class T>
 struct GradientPart {
   Rows<const T> b;
   int64_t columns;
-  T* out;  // contiguous
+  void* out;  // contiguous, its elements of `type`
+  Storage type;
+
+  void* out_at(int64_t element) const {
+    return out ? static_cast<char*>(out) + element * element_bytes<T>(type) : nullptr;
+  }
 };
 
 // How weight_gradient cuts its work: rows packed at once, and the columns of a that a thread packs.
 template <class P>
 constexpr int64_t kRowBlock = 256 * kGroup<P>;
 constexpr int64_t kColumnBlock = 48;
+constexpr int kMostParts = 2;
 
 // packed_a [groups of depth][kColumnBlock] = columns [column, column + columns) of rows row,
 // row - 1, ... of a. Rows whose turn is soon are asked for meanwhile.
@@ -66,10 +72,11 @@ void sum_rows(const Sum<P>* packed_a, int64_t depth, Sum<P>* sum) {
   }
 }
 
-// out (rows of panels.columns) = or += packed_a^T, of which `columns` count, times packed b.
+// out (rows of panels.columns, elements of `type`) = what `sums` hold, if they are added to, plus
+// packed_a^T, of which `columns` count, times packed b.
 template <class P, class T>
 void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, const Panels<T>& panels,
-                         const T* packed_b, bool add, T* out) {
+                         const T* packed_b, bool add, const T* sums, Storage type, void* out) {
   constexpr int width = Vector<T>::width;
   for (int64_t p = 0; p < panels.count; ++p) {
     const int64_t vectors = panels.vectors(p);
@@ -84,7 +91,7 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
         columns_of_a[m] = reinterpret_cast<const P*>(packed_a + first + m);
         // The product hides the time that the sums so far take to arrive.
         for (int64_t v = 0; v < vectors; ++v)
-          __builtin_prefetch(out + (first + m) * panels.columns + panels.column(p, v), 1);
+          __builtin_prefetch(sums + (first + m) * panels.columns + panels.column(p, v), 1);
       }
       tile_kernel<P>(vectors, count)(
           depth, sum_block<P>(depth), columns_of_a, kColumnBlock * kGroup<P>, panel,
@@ -92,11 +99,11 @@ void multiply_transposed(const T* packed_a, int64_t columns, int64_t depth, cons
           zero_start<T>(), tile.at);
       for (int64_t m = 0; m < count; ++m)
         for (int64_t v = 0; v < vectors; ++v) {
-          T* to = out + (first + m) * panels.columns + panels.column(p, v);
+          const int64_t at = (first + m) * panels.columns + panels.column(p, v);
           const int64_t valid = panels.valid(p, v);
           Vec<T> sum = load(tile.at + (m * vectors + v) * width);
-          if (add) sum = load_first<T>(to, valid) + sum;
-          store_first(to, sum, valid);
+          if (add) sum = load_first(sums + at, valid) + sum;
+          store_stored<T>(type, out, at, sum, valid);
         }
     });
   }
@@ -111,10 +118,15 @@ template <class P, class T>
 void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t rows, int64_t columns,
                      const GradientPart<T>* parts, int part_count, T* bias_out) {
   int64_t most = 0, columns_of_b = 0;
+  T* sums[kMostParts];  // of all blocks but the last
   for (int i = 0; i < part_count; ++i) {
+    const int64_t count = columns * parts[i].columns;
     columns_of_b += parts[i].columns;
     most += Panels<T>(parts[i].columns, 1).packed_size(groups<P>(kRowBlock<P>));
-    if (rows == 0) set_or_zero<T>(nullptr, parts[i].out, columns * parts[i].columns);
+    if (rows == 0)
+      memset(parts[i].out, 0, static_cast<size_t>(count * element_bytes<T>(parts[i].type)));
+    const bool own = parts[i].type == Storage::own || rows <= kRowBlock<P>;
+    sums[i] = own ? static_cast<T*>(parts[i].out) : allocate<T>(runtime, count);
   }
   if (rows == 0 && bias_out) set_or_zero<T>(nullptr, bias_out, columns);
   T* packed = allocate<T>(runtime, most);
@@ -144,8 +156,11 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
         const T* from = packed;
         for (int i = 0; i < part_count; ++i) {
           const Panels<T> panels(parts[i].columns, 1);
-          multiply_transposed<P>(packed_a, count, depth, panels, from, row > 0,
-                                 parts[i].out + m * panels.columns);
+          T* sum = sums[i] + m * panels.columns;
+          const bool done = row + depth == rows;
+          multiply_transposed<P>(packed_a, count, depth, panels, from, row > 0, sum,
+                                 done ? parts[i].type : Storage::own,
+                                 done ? parts[i].out_at(m * panels.columns) : sum);
           from += panels.packed_size(groups<P>(depth));
         }
       }

@@ -184,7 +184,7 @@ class Recurrent(nn.RNNBase):
         weights = self._current_weights()
         shape = data.shape
         batched = len(shape) == 3
-        casts = backend.casts(data)
+        casts = backend.casts(data, in_parts=self.memory == "recompute")
         if (
             shape[-1:] != (self.input_size,)
             or (len(shape) != 2 if is_packed else len(shape) not in (2, 3))

@@ -137,4 +137,5 @@ class LSTM(Recurrent):
     def _run_layer(
         self, weights: list[Tensor | None], input: Tensor, *states: Tensor, **layout
     ) -> tuple[Tensor, ...]:
-        return ops.lstm(input, *states, *weights, return_cells=self.return_states, **layout)
+        results = ops.lstm(input, *states, *weights, return_cells=self.return_states, **layout)
+        return *results[:3], *(cells.to(input.dtype) for cells in results[3:])

@@ -275,7 +275,7 @@ class GRUResetBefore(nn.GRU):
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         batch_sizes = input.batch_sizes if packed else None
-        output, h_n, _ = reference.gru(
+        output, h_n, *_ = reference.gru(
             x, hx[0], *self.all_weights[0], batch_sizes=batch_sizes, reset_after=False
         )
         return input._replace(data=output) if packed else output, h_n.unsqueeze(0)

@@ -94,7 +94,7 @@ Tensors run_forward(const Layers& layers, const OptionalTensors& bias_ih,
     for (size_t i = 0; i < layers.count(); ++i)
       calls.push_back({op, input[i], h_0[i], weight_ih[i], weight_hh[i], bias_ih[i], bias_hh[i],
                        none, mode == Mode::rnn_relu, batch_first, reverse[i], precision});
-    for (const auto& [output, h_n] : rnn_forward(calls)) add({output, h_n});
+    for (const RnnResults& r : rnn_forward(calls)) add({r.output, r.h_n});
   }
   return results;
 }

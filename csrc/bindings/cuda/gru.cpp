@@ -31,7 +31,7 @@ Forward prepare_forward(const GruCall& call, bool keep) {
                        : one_step ? layer.empty({layer.batch, kKeptGates * hidden})
                                   : output;
 
-  Forward run{layer, precision, {output, h_n, gates}, {}, {}};
+  Forward run{layer, precision, {output, h_n, gates, layer.empty_states(false)}, {}, {}};
   GruSequenceCuda& args = run.args;
   fill_sequence(layer, call.reverse, args);
   args.reset_after = call.reset_after;

@@ -27,7 +27,8 @@ Forward prepare_forward(const LstmCall& call, LstmKeep keep) {
   const Tensor h_n = layer.empty({layer.batch, hidden}), c_n = layer.empty({layer.batch, hidden});
   const Tensor cells = keep != LstmKeep::nothing ? layer.empty_sequence(hidden) : output;
 
-  Forward run{layer, precision, {output, h_n, c_n, cells, gates}, {}, {}};
+  Forward run{
+      layer, precision, {output, h_n, c_n, cells, gates, layer.empty_states(false)}, {}, {}};
   LstmSequenceCuda& args = run.args;
   fill_sequence(layer, call.reverse, args);
   args.gates_x = gates.const_data_ptr();

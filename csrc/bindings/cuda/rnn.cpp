@@ -23,7 +23,7 @@ Forward prepare_forward(const RnnCall& call) {
   const Tensor output = input_projection(layer, both_biases(layer), precision);
   const Tensor h_n = layer.empty({layer.batch, layer.hidden_size});
 
-  Forward run{layer, precision, {output, h_n}, {}, {}};
+  Forward run{layer, precision, {output, h_n, layer.empty_states(false)}, {}, {}};
   RnnSequenceCuda& args = run.args;
   fill_sequence(layer, call.reverse, args);
   args.relu = call.relu;
@@ -64,7 +64,7 @@ RnnGradients gradients_of(const Backward& run, const RnnBackwardCall& call) {
   return gradients;
 }
 
-RnnResults one_forward(const RnnCall& call) { return rnn_forward({call}).front(); }
+RnnResults one_forward(const RnnCall& call, bool) { return rnn_forward({call}).front(); }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> one_backward(
     OptionalTensor grad_output, OptionalTensor grad_h_n, Tensor input, Tensor h_0, Tensor weight_ih,

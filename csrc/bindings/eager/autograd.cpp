@@ -24,8 +24,9 @@ using torch::jit::Stack;
 
 // Of one cell: its ops, and where their arguments stand. The forward op takes input, states, both
 // weights, both biases, what else there is, then options; it gives output, final states, then what
-// it keeps. The backward op takes gradients of the results, inputs but the biases, output, what is
-// kept, then the same options and what is needed.
+// it keeps, last the states of all steps or, where output is that, an empty tensor. The backward op
+// takes gradients of the results, inputs but the biases, those states, what else is kept, then the
+// same options and what is needed.
 struct Cell {
   std::string name;
   size_t num_inputs, num_states, num_results;
@@ -100,8 +101,9 @@ struct Derivative : torch::autograd::Function<Derivative> {
     // Detached, for until they are packed the node owns what is to be saved: a result itself would
     // own the node in turn, and both would stay if packing ends by an exception, as that of
     // torch.utils.checkpoint does. Changes in place are still noticed.
-    to_save.push_back(results[0].detach());
-    for (size_t i = 1 + cell.num_states; i < results.size(); ++i)
+    const bool half = at::isReducedFloatingType(results[0].scalar_type());
+    to_save.push_back(half ? results.back() : results[0].detach());
+    for (size_t i = 1 + cell.num_states; i + 1 < results.size(); ++i)
       to_save.push_back(i < cell.num_results ? results[i].detach() : results[i]);
     to_save.push_back(batch_sizes);
     ctx->save_for_backward(std::move(to_save));

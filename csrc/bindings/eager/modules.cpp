@@ -6,8 +6,7 @@
 // plain contiguous CPU tensors, and nothing that watches or transforms operators. Any other call
 // gets None back, and takes the long way, which serves it or raises its error.
 //
-// Where no gradient is recorded the kernel is called at once; else the op, as on the long way. Half
-// types are cast here as there.
+// Where no gradient is recorded the kernel is called at once; else the op, as on the long way.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
@@ -149,11 +148,18 @@ std::optional<Weights> weights_of(PyObject* parameters, PyObject* const* keys, s
   return Weights{found[0], found[1], found[2], found[3]};
 }
 
-// The half types are computed in float.
-at::ScalarType computed(at::ScalarType dtype) { return dtype == at::kDouble ? dtype : at::kFloat; }
-
 const CpuKernels& kernels_for(at::ScalarType dtype, const Kind& kind, bool single) {
-  return kernels_of(kernel_access->isa(), computed(dtype) == at::kDouble, kind.bf16, single);
+  return kernels_of(kernel_access->isa(), dtype == at::kDouble, kind.bf16, single);
+}
+
+Storage storage_of(at::ScalarType dtype) {
+  return dtype == at::kHalf       ? Storage::float16
+         : dtype == at::kBFloat16 ? Storage::bfloat16
+                                  : Storage::own;
+}
+
+const void* data_of(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
 }
 
 // Of each layer and direction, its weights as rnnfast.prepack keeps them.
@@ -192,20 +198,6 @@ Prepacked prepacked_of(PyObject* attributes, at::ScalarType dtype, const Kind& k
   return found;
 }
 
-// The data in the computed dtype; what has to be cast stands in scratch memory, which is reused.
-const void* computed_data(const Runtime* runtime, const at::Tensor& tensor) {
-  if (!tensor.defined()) return nullptr;
-  if (computed(tensor.scalar_type()) == tensor.scalar_type()) return tensor.const_data_ptr();
-  const at::AutoDispatchBelowADInplaceOrView below;
-  void* memory = runtime->allocate(runtime, static_cast<size_t>(tensor.numel()) * sizeof(float));
-  at::from_blob(memory, tensor.sizes(), at::kFloat).copy_(tensor);
-  return memory;
-}
-
-at::Tensor cast(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.to(computed(tensor.scalar_type())) : tensor;
-}
-
 // One layer in one direction, or a step.
 struct Call {
   Kind kind;
@@ -224,6 +216,11 @@ struct Call {
     args.input_size = input_size;
     args.hidden_size = hidden_size;
     args.reverse = reverse;
+    args.storage = storage_of(input.scalar_type());
+    args.weight_ih = data_of(weights.ih);
+    args.weight_hh = data_of(weights.hh);
+    args.bias_ih = data_of(weights.bias_ih);
+    args.bias_hh = data_of(weights.bias_hh);
     args.input = input.const_data_ptr();
     args.input_time = input.stride(batch_first ? 1 : 0);
     args.input_row = input.stride(batch_first ? 0 : 1);
@@ -263,7 +260,7 @@ struct Call {
     stack.emplace_back(input);
     for (const at::Tensor& state : initial) stack.emplace_back(state);
     for (const at::Tensor* weight : {&weights.ih, &weights.hh, &weights.bias_ih, &weights.bias_hh})
-      stack.push_back(weight->defined() ? IValue(cast(*weight)) : IValue());
+      stack.push_back(weight->defined() ? IValue(*weight) : IValue());
     if (kind.cell == Kind::lstm) stack.emplace_back();  // weight_hr
     stack.emplace_back();                               // batch_sizes
     if (kind.cell == Kind::gru) stack.emplace_back(kind.option);
@@ -283,22 +280,15 @@ struct Call {
   }
 
   template <class Args>
-  void run(void (*kernel)(const Runtime*, const Args*), Args& args) const {
+  void run(void (*kernel)(const Runtime*, const Args*), const Args& args) const {
     struct Bound {
       void (*kernel)(const Runtime*, const Args*);
-      Args* args;
-      const Weights* weights;
-    } bound{kernel, &args, &weights};
+      const Args* args;
+    } bound{kernel, &args};
     py::gil_scoped_release released;
     kernel_access->with_runtime(
         [](const Runtime* runtime, void* context) {
           const Bound* call = static_cast<const Bound*>(context);
-          if (!call->args->packed) {
-            call->args->weight_ih = computed_data(runtime, call->weights->ih);
-            call->args->weight_hh = computed_data(runtime, call->weights->hh);
-            call->args->bias_ih = computed_data(runtime, call->weights->bias_ih);
-            call->args->bias_hh = computed_data(runtime, call->weights->bias_hh);
-          }
           call->kernel(runtime, call->args);
         },
         &bound);
@@ -418,9 +408,8 @@ py::object layers(const py::object& module, const py::object& input_object, cons
     if (prepacked.stale) return long_way;
   }
 
-  at::Tensor sequence = cast(*input);
+  at::Tensor sequence = *input;
   const at::TensorOptions like = sequence.options();
-  for (at::Tensor& state : states) state = cast(state);
   std::vector<at::Tensor> final;
   const auto call_of = [&](int64_t i) {
     const size_t at = static_cast<size_t>(i);
@@ -479,8 +468,6 @@ py::object layers(const py::object& module, const py::object& input_object, cons
       sequence = joined(outputs);
     }
   }
-  sequence = sequence.to(*dtype);
-  for (at::Tensor& state : final) state = state.to(*dtype);
   PyObject* result = PyTuple_New(2);
   PyTuple_SET_ITEM(result, 0, THPVariable_Wrap(sequence));
   PyTuple_SET_ITEM(result, 1, tuple_of(final));
@@ -520,12 +507,11 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
     if (prepacked.stale) return long_way;
   }
 
-  const at::Tensor sequence = cast(*rows).unsqueeze(0);
+  const at::Tensor sequence = rows->unsqueeze(0);
   const at::TensorOptions like = sequence.options();
   const Call call{*kind,         false,  false,    1,        batch,
                   rows->size(1), hidden, sequence, *weights, prepacked.weights[0]};
   if (states.empty()) states.assign(num_states, at::zeros({batch, hidden}, like));
-  for (at::Tensor& state : states) state = cast(state);
   std::vector<at::Tensor> final;
   if (recorded) {
     const std::vector<at::Tensor> results = call.record(states);
@@ -543,7 +529,6 @@ py::object step(const py::object& module, const py::object& cell, const py::obje
     }
     call.infer(initial, output.mutable_data_ptr(), last);
   }
-  for (at::Tensor& state : final) state = state.to(*dtype);
   return py::reinterpret_steal<py::object>(tuple_of(final));
 }
 
