@@ -33,7 +33,14 @@ def translations() -> dict[Callable, Callable]:
     Raises:
         ImportError: if ``onnxscript``, which torch's exporter needs as well, is not installed.
     """
+    from onnxscript import ir
     from onnxscript import opset18 as op
+
+    def widened(tensor):
+        """In float32 if it is of a half type, as the kernels compute; runtimes have no others."""
+        if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+            return op.Cast(tensor, to=ir.DataType.FLOAT)
+        return tensor
 
     def reordered(rows, gates: tuple[int, ...]):
         """A weight or bias, of which the gates are blocks of rows, with these blocks reordered."""
@@ -52,10 +59,12 @@ def translations() -> dict[Callable, Callable]:
                 "batch_sizes must be None: ONNX has no packed sequences; call the module on a "
                 "padded tensor"
             )
+        given = input
+        input, weight_ih, weight_hh, *states = map(widened, (input, weight_ih, weight_hh, *states))
         biases = [
             op.CastLike(op.ConstantOfShape([weight_hh.shape[0]]), weight_hh)
             if bias is None
-            else reordered(bias, gates)
+            else reordered(widened(bias), gates)
             for bias in (bias_ih, bias_hh)
         ]
         # The standard's layout=1 is batch_first, which runtimes do not implement.
@@ -73,7 +82,8 @@ def translations() -> dict[Callable, Callable]:
         output = op.Squeeze(output, [1])
         if batch_first:
             output = op.Transpose(output, perm=[1, 0, 2])
-        return output, *(op.Squeeze(state, [0]) for state in final)
+        results = (output, *(op.Squeeze(state, [0]) for state in final))
+        return results if input is given else tuple(op.CastLike(r, given) for r in results)
 
     def lstm(
         input, h_0, c_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_hr=None,

@@ -329,6 +329,14 @@ class TestONNX:
         for batch in (4, 9, 1):
             self.assert_agrees(session, module, torch.randn(batch, 3))
 
+    @every_layer
+    def test_float16(self, name):
+        """Its nodes are float32, for ONNX Runtime has no others; rounded where a module rounds."""
+        module = build(name, num_layers=2, bidirectional=True, dtype=torch.float16)
+        session = self.session(self.translated(module, torch.randn(*EXAMPLE, 3).half()))
+        for size in SIZES:
+            self.assert_agrees(session, module, torch.randn(*size, 3).half())
+
     def test_whole_model_exported_without_gradients(self):
         """By the operators that keep nothing for backward."""
         torch.manual_seed(0)

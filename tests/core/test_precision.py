@@ -282,8 +282,8 @@ class TestBits:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
-def test_the_short_way_casts_half_types_as_the_long_one(name, dtype, monkeypatch):
-    """Where nothing is recorded it casts weights elsewhere: same bits, recorded or not."""
+def test_the_short_way_gives_half_types_what_the_long_one_does(name, dtype, monkeypatch):
+    """The same bits, recorded or not."""
     torch.manual_seed(0)
     options = {} if name.endswith("Cell") else {"num_layers": 2, "bidirectional": True}
     module = getattr(rnnfast, name)(9, 17, dtype=dtype, **options)
