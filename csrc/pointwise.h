@@ -20,15 +20,27 @@ struct LstmGates {
   V i, f, g, o;
 };
 
-// In: gates before activation and c_{t-1}. Out: gates activated, c_t, h_t.
+// In: gates before activation and c_{t-1}. Out: gates activated. Returns c_t.
 template <class V>
-RNNFAST_POINTWISE void lstm_pointwise(LstmGates<V>& gates, V c_prev, V& c, V& h) {
+RNNFAST_POINTWISE V lstm_cell(LstmGates<V>& gates, V c_prev) {
   gates.i = sigmoid(gates.i);
   gates.f = sigmoid(gates.f);
   gates.g = tanh(gates.g);
   gates.o = sigmoid(gates.o);
-  c = gates.f * c_prev + gates.i * gates.g;
-  h = gates.o * tanh(c);
+  return gates.f * c_prev + gates.i * gates.g;
+}
+
+// h_t, from the activated output gate and c_t.
+template <class V>
+RNNFAST_POINTWISE V lstm_hidden(V o, V c) {
+  return o * tanh(c);
+}
+
+// The same, both: gates activated, c_t, h_t.
+template <class V>
+RNNFAST_POINTWISE void lstm_pointwise(LstmGates<V>& gates, V c_prev, V& c, V& h) {
+  c = lstm_cell(gates, c_prev);
+  h = lstm_hidden(gates.o, c);
 }
 
 // In: activated gates, c_t, c_{t-1}, the gradients of h_t and of c_t (from step t+1).

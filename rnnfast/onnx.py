@@ -36,12 +36,6 @@ def translations() -> dict[Callable, Callable]:
     from onnxscript import ir
     from onnxscript import opset18 as op
 
-    def widened(tensor):
-        """In float32 if it is of a half type, as the kernels compute; runtimes have no others."""
-        if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
-            return op.Cast(tensor, to=ir.DataType.FLOAT)
-        return tensor
-
     def reordered(rows, gates: tuple[int, ...]):
         """A weight or bias, of which the gates are blocks of rows, with these blocks reordered."""
         if len(gates) == 1:
@@ -59,22 +53,26 @@ def translations() -> dict[Callable, Callable]:
                 "batch_sizes must be None: ONNX has no packed sequences; call the module on a "
                 "padded tensor"
             )
-        given = input
-        input, weight_ih, weight_hh, *states = map(widened, (input, weight_ih, weight_hh, *states))
+        half = input.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+        def widened(tensor):
+            """In float32: as the kernels compute, and as runtimes alone do."""
+            return op.Cast(tensor, to=ir.DataType.FLOAT) if half else tensor
+
         biases = [
             op.CastLike(op.ConstantOfShape([weight_hh.shape[0]]), weight_hh)
             if bias is None
-            else reordered(widened(bias), gates)
+            else reordered(bias, gates)
             for bias in (bias_ih, bias_hh)
         ]
         # The standard's layout=1 is batch_first, which runtimes do not implement.
         output, *final = operator(
-            op.Transpose(input, perm=[1, 0, 2]) if batch_first else input,
-            op.Unsqueeze(reordered(weight_ih, gates), [0]),
-            op.Unsqueeze(reordered(weight_hh, gates), [0]),
-            op.Unsqueeze(op.Concat(*biases, axis=0), [0]),
+            widened(op.Transpose(input, perm=[1, 0, 2]) if batch_first else input),
+            widened(op.Unsqueeze(reordered(weight_ih, gates), [0])),
+            widened(op.Unsqueeze(reordered(weight_hh, gates), [0])),
+            widened(op.Unsqueeze(op.Concat(*biases, axis=0), [0])),
             None,  # lengths
-            *(op.Unsqueeze(state, [0]) for state in states),
+            *(widened(op.Unsqueeze(state, [0])) for state in states),
             direction="reverse" if reverse else "forward",
             hidden_size=weight_hh.shape[1],
             **attributes,
@@ -83,7 +81,7 @@ def translations() -> dict[Callable, Callable]:
         if batch_first:
             output = op.Transpose(output, perm=[1, 0, 2])
         results = (output, *(op.Squeeze(state, [0]) for state in final))
-        return results if input is given else tuple(op.CastLike(r, given) for r in results)
+        return tuple(op.CastLike(r, input) for r in results) if half else results
 
     def lstm(
         input, h_0, c_0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_hr=None,

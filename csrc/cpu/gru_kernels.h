@@ -115,24 +115,29 @@ void gru_forward(const Runtime& runtime, const GruForward& a) {
       }
       weights.weight_all.multiply(h_operand, 0, first, count, place,
                                   {bias_all + all.first(p) * width, 0}, h_tile.at);
-      for (int64_t m = 0; m < count; ++m) {
-        const T* gx = x_tile.at + m * 3 * width;
+      const auto reset = [&](int64_t m) __attribute__((always_inline)) {
+        T* gx = x_tile.at + m * 3 * width;
         const T* gh = h_tile.at + m * 3 * width;
-        const Vec<T> r = sigmoid(load(gx) + load(gh));
-        const Vec<T> z = sigmoid(load(gx + width) + load(gh + width));
-        const Vec<T> hidden_n = load(gh + 2 * width);
-        const Vec<T> n = tanh(load(gx + 2 * width) + r * hidden_n);
+        const Vec<T> r = sigmoid(load(gx) + load(gh)), hidden_n = load(gh + 2 * width);
+        store(gx + width, sigmoid(load(gx + width) + load(gh + width)));
+        store(gx + 2 * width, load(gx + 2 * width) + r * hidden_n);
+        if (!keep) return;
+        T* out = gates_rows[first + m] + unit;
+        store_first(out, r, valid);
+        store_first(out + 3 * hidden, hidden_n, valid);
+      };
+      const auto blend = [&](int64_t m) __attribute__((always_inline)) {
+        const T* gx = x_tile.at + m * 3 * width;
+        const Vec<T> z = load(gx + width), n = tanh(load(gx + 2 * width));
         const Vec<T> h_t = gru_blend(z, n, load_first(h_prev[first + m] + unit, valid));
         store_first(h.at(s, first + m) + unit, h_t, valid);
         h_operands.set(s, first + m, unit, h_t, valid);
-        if (keep) {
-          T* out = gates_rows[first + m] + unit;
-          store_first(out, r, valid);
-          store_first(out + hidden, z, valid);
-          store_first(out + 2 * hidden, n, valid);
-          store_first(out + 3 * hidden, hidden_n, valid);
-        }
-      }
+        if (!keep) return;
+        T* out = gates_rows[first + m] + unit;
+        store_first(out + hidden, z, valid);
+        store_first(out + 2 * hidden, n, valid);
+      };
+      for_each_row(count, keep, reset, blend);
     };
     const auto reset_update_tile = [&](const PanelPlace<T>& place, int64_t first, int64_t count) {
       const int64_t p = place.p;

@@ -106,28 +106,34 @@ void lstm_forward(const Runtime& runtime, const LstmForward& a) {
       load_tile(panels, p, gates_rows, first, count, tile.at);
     }
     weight_hh.accumulate(h_operands.of_step(s), 0, first, count, place, tile.at);
-    for (int64_t m = 0; m < count; ++m) {
+    const auto activate = [&](int64_t m) __attribute__((always_inline)) {
       const int64_t n = first + m;
-      const T* pre = tile.at + m * 4 * width;
-      LstmGates<Vec<T>> gate{load(pre), load(pre + width), load(pre + 2 * width),
-                             load(pre + 3 * width)};
-      Vec<T> c_t, h_t;
-      lstm_pointwise(gate, load_first(c_prev[n] + unit, valid), c_t, h_t);
+      T* at = tile.at + m * 4 * width;
+      LstmGates<Vec<T>> gate{load(at), load(at + width), load(at + 2 * width),
+                             load(at + 3 * width)};
+      const Vec<T> c_t = lstm_cell(gate, load_first(c_prev[n] + unit, valid));
       store_first(c_rows[n] + unit, c_t, valid);
+      store(at, gate.o);
+      store(at + width, c_t);
+      if (!keep) return;
+      T* out = gates_rows[n] + unit;
+      store_first(out, gate.i, valid);
+      store_first(out + hidden, gate.f, valid);
+      store_first(out + 2 * hidden, gate.g, valid);
+      store_first(out + 3 * hidden, gate.o, valid);
+    };
+    const auto give = [&](int64_t m) __attribute__((always_inline)) {
+      const int64_t n = first + m;
+      const T* at = tile.at + m * 4 * width;
+      const Vec<T> h_t = lstm_hidden(load(at), load(at + width));
       if (unprojected) {
         store_operand(unprojected + n * hidden + unit, h_t, valid);
       } else {
         store_first(h_rows[n] + unit, h_t, valid);
         h_operands.set(s, n, unit, h_t, valid);
       }
-      if (keep) {
-        T* out = gates_rows[n] + unit;
-        store_first(out, gate.i, valid);
-        store_first(out + hidden, gate.f, valid);
-        store_first(out + 2 * hidden, gate.g, valid);
-        store_first(out + 3 * hidden, gate.o, valid);
-      }
-    }
+    };
+    for_each_row(count, keep, activate, give);
   };
   const auto body = [&](int64_t s, int phase, int64_t row_begin, int64_t row_end,
                         const PanelRange& range) {

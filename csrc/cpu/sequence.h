@@ -489,6 +489,19 @@ void project(const Walk& walk, const Steps& steps, int64_t s, const Sequence<con
   }
 }
 
+// Calls first(m), then second(m), for each row of a tile. A processor has but a few rows in flight,
+// and one activation of the other's result takes as long as all else: so all rows take the first
+// before any takes the second, unless so much is `kept` in between that memory is waited for.
+template <class First, class Second>
+RNNFAST_INLINE void for_each_row(int64_t count, bool kept, const First& first,
+                                 const Second& second) {
+  for (int64_t m = 0; m < count; ++m) {
+    first(m);
+    if (kept) second(m);
+  }
+  for (int64_t m = 0; !kept && m < count; ++m) second(m);
+}
+
 // tile = panel p of `count` rows from row `first` on.
 template <class T>
 void load_tile(const Panels<T>& panels, int64_t p, const Rows<T>& rows, int64_t first,
