@@ -49,7 +49,7 @@ def everything(ops, cell, inputs, **options):
         for value in results[: 1 + num_states]
     ]
     no_projection = [None] if cell == "lstm" else []
-    kept = [results[0], *results[1 + num_states :]]
+    kept = [results[0], *results[1 + num_states : -1]]
     no_cells = [None] if cell == "lstm" else []
     given = inputs[: 3 + num_states]
     gradients = getattr(ops, f"{cell}_backward")(
@@ -149,7 +149,7 @@ def test_what_is_not_served_is_refused():
         sizes = torch.tensor([ROWS] * STEPS)
         ours.gru(input.reshape(-1, INPUT), *others, batch_sizes=sizes)
     with pytest.raises(RuntimeError, match="lstm_backward: grad_cells must be None on CUDA"):
-        output, _, _, cells, gates = ours.lstm(*inputs)
+        output, _, _, cells, gates, _ = ours.lstm(*inputs)
         ours.lstm_backward(output, None, None, cells, *inputs[:5], None, output, cells, gates)
     with pytest.raises(
         RuntimeError, match="precision must be 'fp32', 'tf32', 'bf16' or 'fp16', but"
