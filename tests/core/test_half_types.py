@@ -27,10 +27,6 @@ every_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], i
 LARGE = {"seq_len": 33, "batch": 17, "input_size": 21, "hidden_size": 67}
 
 
-def given(tensors: list[Tensor | None]) -> list[Tensor]:
-    return [tensor for tensor in tensors if tensor is not None]
-
-
 def outputs_and_gradients(
     cell: str, inputs: list[Tensor], dtype: torch.dtype, **options
 ) -> tuple[Tensor, ...]:
@@ -48,7 +44,10 @@ def outputs_and_gradients(
     return *results, *torch.autograd.grad(results, leaves, cotangents)
 
 
-def assert_rounded(halves: tuple[Tensor, ...], floats: tuple[Tensor, ...], dtype) -> None:
+def assert_rounded(cell: str, inputs: list[Tensor], dtype: torch.dtype, **options) -> None:
+    """In the half type, results and gradients are float32's, rounded."""
+    halves = outputs_and_gradients(cell, inputs, dtype, **options)
+    floats = outputs_and_gradients(cell, inputs, torch.float32, **options)
     for half, single in zip(halves, floats, strict=True):
         # Kept cells are not rounded.
         expected = single if half.dtype == torch.float32 else single.to(dtype)
@@ -62,11 +61,7 @@ def assert_rounded(halves: tuple[Tensor, ...], floats: tuple[Tensor, ...], dtype
 def test_every_layout(cell, form, layout, dtype):
     inputs = [tensor.to(dtype) for tensor in arguments_for(cell, layout)]
     options = form | layout | ({"return_cells": True} if cell == "lstm" else {})
-    assert_rounded(
-        outputs_and_gradients(cell, inputs, dtype, **options),
-        outputs_and_gradients(cell, inputs, torch.float32, **options),
-        dtype,
-    )
+    assert_rounded(cell, inputs, dtype, **options)
 
 
 @every_half
@@ -74,11 +69,7 @@ def test_every_layout(cell, form, layout, dtype):
 def test_packed_and_projected(cell, form, layout, sizes, dtype):
     inputs = [tensor.to(dtype) for tensor in arguments_for(cell, layout, **sizes)]
     options = form | layout
-    assert_rounded(
-        outputs_and_gradients(cell, inputs, dtype, **options),
-        outputs_and_gradients(cell, inputs, torch.float32, **options),
-        dtype,
-    )
+    assert_rounded(cell, inputs, dtype, **options)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -90,11 +81,7 @@ def test_large(cell, form, dtype, seq_len, precision):
     bfloat16, operands are taken as they stand, which float32's are rounded to."""
     sizes = LARGE | {"seq_len": seq_len * (2 if precision == "bf16" else 1)}
     inputs = [tensor.to(dtype) / 4 for tensor in arguments_for(cell, {}, **sizes)]
-    assert_rounded(
-        outputs_and_gradients(cell, inputs, dtype, **form, precision=precision),
-        outputs_and_gradients(cell, inputs, torch.float32, **form, precision=precision),
-        dtype,
-    )
+    assert_rounded(cell, inputs, dtype, **form, precision=precision)
 
 
 @every_half
@@ -130,11 +117,7 @@ def test_strided_arguments(cell, form, dtype):
 @every_form
 def test_nothing_to_do(cell, form, empty, dtype):
     inputs = [tensor.to(dtype) for tensor in arguments_for(cell, {}, **{empty: 0})]
-    assert_rounded(
-        outputs_and_gradients(cell, inputs, dtype, **form),
-        outputs_and_gradients(cell, inputs, torch.float32, **form),
-        dtype,
-    )
+    assert_rounded(cell, inputs, dtype, **form)
 
 
 @every_half
