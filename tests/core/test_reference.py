@@ -164,9 +164,10 @@ def test_packed_rows_are_those_of_each_row_alone(layer, form, reverse):
         for index, row in enumerate(rows)
     ]
     final = range(1, 1 + len(states))
-    *results, nothing = results
-    assert nothing.shape == (0,)
-    for index, (result, *by_row) in enumerate(zip(results, *alone, strict=False)):
+    for *_, nothing in (results, *alone):
+        assert nothing.shape == (0,)
+    columns = zip(*(every[:-1] for every in (results, *alone)), strict=True)
+    for index, (result, *by_row) in enumerate(columns):
         expected = torch.cat(by_row) if index in final else pack(by_row)
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-14)
     for index in final:
