@@ -18,9 +18,12 @@ struct Runtime {
 
   // Calls body(argument, begin, end) for disjoint ranges that cover [0, tasks), and returns when
   // all are done. Ranges may run one after another on one thread (nested call, one thread, forked
-  // child), so a body never waits for another.
+  // child), so a body never waits for another to begin.
   void (*run)(const struct Runtime* self, int64_t tasks,
               void (*body)(void* argument, int64_t begin, int64_t end), void* argument);
+
+  // Lets another thread have the processor, if one wants it.
+  void (*yield)(void);
 
   // Scratch memory of that many bytes, aligned to 64, uninitialised, valid until the kernel
   // returns. Never from inside run(). Throws std::bad_alloc.

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <new>
+#include <thread>
 #include <vector>
 
 namespace rnnfast {
@@ -125,6 +126,7 @@ Host::Host() {
   runtime_.cache_bytes = caches.level_2;
   runtime_.shared_cache_bytes = caches.level_3;
   runtime_.run = run;
+  runtime_.yield = std::this_thread::yield;
   runtime_.allocate = allocate;
   runtime_.host = &scratch();
 }

@@ -229,24 +229,36 @@ void walk_quantized(const Runtime& runtime, const QuantizedForward& a, const flo
   const int64_t groups = ceil_div(hidden, kTileUnits), gates_row = groups * kTileUnits * gates;
   const QuantizedRows x_rows(runtime, chunk * batch, inputs), h_rows(runtime, batch, hidden);
   float* gates_x = allocate<float>(runtime, chunk * batch * gates_row);
-  const auto quantize = [&](const Rows<const float>& from, int64_t first, int64_t rows,
-                            int64_t depth, const QuantizedRows& to) {
+  const auto quantize = [](const Rows<const float>& from, int64_t begin, int64_t end, int64_t depth,
+                           const QuantizedRows& to, int64_t to_begin) {
     const float limit = activation_limit(depth);
-    parallel(runtime, rows, rows * depth * kMoveWork, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n)
-        to.scales[n] = quantize_row(from[first + n], depth, limit, to.values + n * to.row);
-    });
-  };
-  // Multiply-adds of int8 weights take half the time of float32 ones.
-  const auto work = [&](int64_t rows, int64_t depth) {
-    return rows ? product_work(rows, depth, gates * hidden) / 2 : 0;
+    for (int64_t n = begin; n < end; ++n, ++to_begin)
+      to.scales[to_begin] = quantize_row(from[n], depth, limit, to.values + to_begin * to.row);
   };
 
-  for (int64_t s = 0; s < steps.count; ++s) {
-    const int64_t first = steps.first(s - s % chunk), rows = steps.rows(s);
-    const int64_t ahead = s % chunk ? 0 : steps.first(min_of(s + chunk, steps.count)) - first;
+  // The phases of a step: rows are quantized, then multiplied, and so once more with `reset`. The
+  // first step of a chunk does all the chunk's input.
+  constexpr int64_t phases = late > 0 ? 4 : 2;
+  const auto rows_ahead = [&](int64_t s) {
+    return s % chunk ? 0 : steps.first(min_of(s + chunk, steps.count)) - steps.first(s);
+  };
+  const auto tasks = [&](int64_t turn) {
+    const int64_t s = turn / phases, phase = turn % phases;
+    return phase % 2 ? groups : steps.rows(s) + (phase == 0 ? rows_ahead(s) : 0);
+  };
+  const auto body = [&](int64_t turn, int64_t begin, int64_t end) {
+    const int64_t s = turn / phases, phase = turn % phases;
+    const int64_t first = steps.first(s - s % chunk), rows = steps.rows(s), ahead = rows_ahead(s);
     const Rows<const float> h_prev = h_before.of_step(s);
     const Rows<float> states = h.step_rows(s);
+    if (phase == 0) {
+      const int64_t reached = min_of(end, ahead);
+      quantize(x, first + begin, first + reached, inputs, x_rows, begin);
+      begin = max_of(begin - ahead, 0);
+      return quantize(h_prev, begin, end - ahead, hidden, h_rows, begin);
+    }
+    if (phase == 2) return quantize(matrix_rows(reset, hidden), begin, end, hidden, h_rows, begin);
+
     const auto x_at = [&](int64_t row, int64_t unit) {
       return gates_x + row * gates_row + unit * gates;
     };
@@ -254,35 +266,30 @@ void walk_quantized(const Runtime& runtime, const QuantizedForward& a, const flo
       return QuantizedUnits{x_at(steps.first(s) - first + n, unit), h_prev[n] + unit,
                             states[n] + unit, n * hidden + unit, valid};
     };
-    quantize(x, first, ahead, inputs, x_rows);
-    quantize(h_prev, 0, rows, hidden, h_rows);
-    const int64_t step_work = work(ahead, inputs) + work(rows, hidden);
-    parallel(runtime, groups, step_work, [&](int64_t begin, int64_t end) {
-      const int64_t unit = begin * kTileUnits, unit_end = min_of(end * kTileUnits, hidden);
-      multiply_quantized<vnni, gates>(
-          weight_ih, 0, x_rows, ahead, unit, unit_end,
-          [&](int64_t row, int64_t unit, int64_t, const VecFloat(&product)[gates]) {
-            for (int gate = 0; gate < gates; ++gate)
-              store(x_at(row, unit) + gate * width, product[gate]);
-          });
-      multiply_quantized<vnni, gates - late>(
-          weight_hh, 0, h_rows, rows, unit, unit_end,
-          [&](int64_t n, int64_t unit, int64_t valid, const VecFloat(&product)[gates - late]) {
-            update(units_at(n, unit, valid), product);
-          });
-    });
+    const int64_t unit = begin * kTileUnits, unit_end = min_of(end * kTileUnits, hidden);
     if constexpr (late > 0) {
-      quantize(matrix_rows(reset, hidden), 0, rows, hidden, h_rows);
-      parallel(runtime, groups, work(rows, hidden), [&](int64_t begin, int64_t end) {
-        multiply_quantized<vnni, late>(
-            weight_hh, gates - late, h_rows, rows, begin * kTileUnits,
-            min_of(end * kTileUnits, hidden),
+      if (phase == 3)
+        return multiply_quantized<vnni, late>(
+            weight_hh, gates - late, h_rows, rows, unit, unit_end,
             [&](int64_t n, int64_t unit, int64_t valid, const VecFloat(&product)[late]) {
               late_update(units_at(n, unit, valid), product);
             });
-      });
     }
-  }
+    multiply_quantized<vnni, gates>(
+        weight_ih, 0, x_rows, ahead, unit, unit_end,
+        [&](int64_t row, int64_t unit, int64_t, const VecFloat(&product)[gates]) {
+          for (int gate = 0; gate < gates; ++gate)
+            store(x_at(row, unit) + gate * width, product[gate]);
+        });
+    multiply_quantized<vnni, gates - late>(
+        weight_hh, 0, h_rows, rows, unit, unit_end,
+        [&](int64_t n, int64_t unit, int64_t valid, const VecFloat(&product)[gates - late]) {
+          update(units_at(n, unit, valid), product);
+        });
+  };
+  // Multiply-adds of int8 weights take half the time of float32 ones.
+  const int64_t work = product_work(batch, inputs + hidden, gates * hidden) / 2;
+  for_each_phase(runtime, steps.count * phases, work / phases, tasks, body);
   copy_last_states(steps, h, a.h_0, a.h_n, hidden);
 }
 

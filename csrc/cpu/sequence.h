@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/gemm.h"
+#include "cpu/phases.h"
 
 namespace rnnfast {
 namespace {
@@ -365,21 +366,24 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
     });
     return;
   }
-  for (int64_t s = 0; s < steps; ++s)
-    for (int phase = 0; phase < phases; ++phase) {
-      const Panels<T>& shared = *panels[phase];
-      const bool backwards = s % 2 == 1, cut = rows >= kCutRows;
-      parallel(runtime, cut ? 2 * shared.total() : shared.count, work,
-               [&](int64_t begin, int64_t end) {
-                 if (!cut)
-                   return body(s, phase, int64_t{0}, rows, PanelRange{begin, end, backwards});
-                 for_each_between(work_place(shared, rows, begin), work_place(shared, rows, end),
-                                  rows, backwards,
-                                  [&](int64_t row_begin, int64_t row_end, const PanelRange& range) {
-                                    body(s, phase, row_begin, row_end, range);
-                                  });
-               });
-    }
+  const bool cut = rows >= kCutRows;
+  const auto tasks = [&](int64_t turn) {
+    const Panels<T>& shared = *panels[turn % phases];
+    return cut ? 2 * shared.total() : shared.count;
+  };
+  for_each_phase(
+      runtime, steps * phases, work / phases, tasks, [&](int64_t turn, int64_t begin, int64_t end) {
+        const int64_t s = turn / phases;
+        const int phase = static_cast<int>(turn % phases);
+        const Panels<T>& shared = *panels[phase];
+        const bool backwards = s % 2 == 1;
+        if (!cut) return body(s, phase, int64_t{0}, rows, PanelRange{begin, end, backwards});
+        for_each_between(work_place(shared, rows, begin), work_place(shared, rows, end), rows,
+                         backwards,
+                         [&](int64_t row_begin, int64_t row_end, const PanelRange& range) {
+                           body(s, phase, row_begin, row_end, range);
+                         });
+      });
 }
 
 // One recurrent product of a backward step: `rows` of `ahead` steps on, from column `offset` on,

@@ -1,7 +1,10 @@
 """Bits do not depend on threads, on the rest of the batch or on the run; nothing hangs."""
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +29,7 @@ every_form = pytest.mark.parametrize("build", FORMS.values(), ids=FORMS)
 # projection in the step and apart from it; smaller and larger than a block of the sums.
 SHAPES = [
     (3, 5, 1, 4),
+    (70, 130, 1, 50),
     (9, 33, 7, 11),
     (64, 64, 40, 5),
     (300, 40, 70, 3),
@@ -151,7 +155,8 @@ rnnfast.set_backend("rnnfast")
 """
 
 
-def test_inside_a_parallel_region(run_python):
+@pytest.mark.parametrize("batch", [5, 16], ids=["units_shared", "rows_shared"])
+def test_inside_a_parallel_region(batch, run_python):
     """Each thread of an OpenMP team, of the runtime that torch uses, calls a kernel."""
     run_python(
         ON_KERNELS
@@ -161,7 +166,7 @@ from pathlib import Path
 
 torch.set_num_threads(2)
 module = rnnfast.LSTM(16, 64)
-x = torch.randn(20, 16, 16)
+x = torch.randn(20, int(sys.argv[1]), 16)
 expected = module(x)[0]
 
 libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
@@ -181,8 +186,31 @@ for _ in range(20):
 assert teams == [2] * 40, teams
 assert same == [True] * 40, same
 """,
+        str(batch),
         skip_if="no libgomp",
     )
+
+
+@pytest.mark.parametrize("sanitizer", ["", "thread"], ids=["plain", "thread_sanitizer"])
+def test_phases(sanitizer, tmp_path):
+    """In order, each share once, whenever threads come and whoever of them does not."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the program with")
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-pthread"]
+    flags += [f"-fsanitize={sanitizer}"] if sanitizer else []
+    source, program = Path(__file__).with_name("phases.cpp"), tmp_path / "phases"
+    headers = Path(__file__).parents[2] / "csrc"
+    command = [compiler, *flags, f"-I{headers}", str(source), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if sanitizer and "libtsan" in built.stderr:
+        pytest.skip("no ThreadSanitizer to link")
+    assert built.returncode == 0, built.stderr
+    result = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    if sanitizer and "unexpected memory mapping" in result.stderr:
+        pytest.skip("this system's memory layout is none that ThreadSanitizer knows")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout == "288 passed\n"
 
 
 def test_after_fork(run_python):
