@@ -233,32 +233,38 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
         matrix_by_rows<P>(runtime, panels, hh.from(2 * hidden * hidden), hidden, steps.single());
   const BackwardProduct<P> products[] = {{&panels, &weight_hh, grad_rows, hidden, 1},
                                          {&panels, &weight_n, grad_rows, 0, 0}};
-  const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
-                            Vec<T> product) {
-    T* carry_at = carry + n * hidden + unit;
-    Vec<T> carried = load_first<T>(carry_at, valid);
-    if (s < 0) return store_first(carry_at, carried + product, valid);
-    const T* gate = gates.at(s, n) + unit;
-    P* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
-    const Vec<T> r = load_first(gate, valid);
-    const Vec<T> before = load_first(h_before.of_step(s)[n] + unit, valid);
-    if (phase == 1) {  // product is the gradient of r * h_prev
-      store_operand(out + hidden, sigmoid_backward(r, product * before), valid);
-      return store_first(carry_at, carried + product * r, valid);
-    }
-    Vec<T> grad_h = carried + product;
-    if (grad_output.given()) grad_h = grad_h + grad_output.load(s, n, unit, valid);
-    Vec<T> grad_z, grad_n;
-    gru_blend_backward(load_first(gate + hidden, valid), load_first(gate + 2 * hidden, valid),
-                       before, grad_h, grad_z, grad_n, carried);
-    store_first(carry_at, carried, valid);
-    store_operand(out, grad_n, valid);
-    store_operand(out + 2 * hidden, grad_z, valid);
-    if (reset_after) {
-      const Vec<T> hidden_n = load_first(gate + 3 * hidden, valid);
-      store_operand(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
-      store_operand(out + 3 * hidden, grad_n * r, valid);
-    }
+  const auto epilogue = [&](int64_t s, int phase, int64_t n) {
+    const bool ended = s < 0;
+    const T* const gate = ended ? nullptr : gates.at(s, n);
+    const T* const h_prev = ended ? nullptr : h_before.of_step(s)[n];
+    const Stored<T> given = ended ? Stored<T>(nullptr) : grad_output.row(s, n);
+    P* const grad_row = ended ? nullptr : grad_gates + (steps.first(s) + n) * gates_row;
+    T* const carry_row = carry + n * hidden;
+    return [=](int64_t unit, auto valid, Vec<T> product) __attribute__((always_inline)) {
+      Vec<T> carried = load_first<T>(carry_row + unit, valid);
+      if (ended) return store_first(carry_row + unit, carried + product, valid);
+      P* const out = grad_row + unit;
+      const Vec<T> r = load_first(gate + unit, valid);
+      const Vec<T> before = load_first(h_prev + unit, valid);
+      if (phase == 1) {  // product is the gradient of r * h_prev
+        store_operand(out + hidden, sigmoid_backward(r, product * before), valid);
+        return store_first(carry_row + unit, carried + product * r, valid);
+      }
+      Vec<T> grad_h = carried + product;
+      if (given.data) grad_h = grad_h + given.load(unit, valid);
+      Vec<T> grad_z, grad_n;
+      gru_blend_backward(load_first(gate + hidden + unit, valid),
+                         load_first(gate + 2 * hidden + unit, valid), before, grad_h, grad_z,
+                         grad_n, carried);
+      store_first(carry_row + unit, carried, valid);
+      store_operand(out, grad_n, valid);
+      store_operand(out + 2 * hidden, grad_z, valid);
+      if (reset_after) {
+        const Vec<T> hidden_n = load_first(gate + 3 * hidden + unit, valid);
+        store_operand(out + hidden, sigmoid_backward(r, grad_n * hidden_n), valid);
+        store_operand(out + 3 * hidden, grad_n * r, valid);
+      }
+    };
   };
   walk_backward(runtime, steps, products, reset_after ? 1 : 2, epilogue);
 

@@ -212,35 +212,41 @@ void lstm_backward(const Runtime& runtime, const LstmBackward& a) {
     weight_hr = matrix_by_rows<P>(runtime, units, {a.weight_hr, a.storage}, size, once);
   const BackwardProduct<P> products[] = {{&states, &weight_hh, grad_rows, 0, 1},
                                          {&units, &weight_hr, grad_projected_rows, 0, 0}};
-  const auto epilogue = [&](int64_t s, int phase, int64_t n, int64_t unit, int64_t valid,
-                            Vec<T> grad_h) {
-    if (phase == 0) {
-      if (s < 0) return store_first(grad_h_0 + n * size + unit, grad_h, valid);
-      if (grad_output.given()) grad_h = grad_h + grad_output.load(s, n, unit, valid);
-      if (grad_h_n && n >= steps.rows(s + 1))
-        grad_h = grad_h + load_first(grad_h_n + n * size + unit, valid);
-      if (grad_projected)
-        return store_operand(grad_projected + (steps.first(s) + n) * size + unit, grad_h, valid);
-    }
-    const T* gate = gates.at(s, n) + unit;
-    const LstmGates<Vec<T>> activated{load_first(gate, valid), load_first(gate + hidden, valid),
-                                      load_first(gate + 2 * hidden, valid),
-                                      load_first(gate + 3 * hidden, valid)};
-    const Vec<T> c_t = load_first(cells.at(s, n) + unit, valid);
-    T* grad_c_at = grad_c + n * hidden + unit;
-    Vec<T> grad_c_t = load_first<T>(grad_c_at, valid);
-    if (grad_cells.base) grad_c_t = grad_c_t + load_first(grad_cells.at(s, n) + unit, valid);
-    const LstmGates<Vec<T>> grad_pre = lstm_pointwise_backward(
-        activated, c_t, load_first(c_before.of_step(s)[n] + unit, valid), grad_h, grad_c_t);
-    store_first(grad_c_at, grad_c_t, valid);
-    P* out = grad_gates + (steps.first(s) + n) * gates_row + unit;
-    store_operand(out, grad_pre.i, valid);
-    store_operand(out + hidden, grad_pre.f, valid);
-    store_operand(out + 2 * hidden, grad_pre.g, valid);
-    store_operand(out + 3 * hidden, grad_pre.o, valid);
-    if (unprojected)
-      store_first(unprojected + (steps.first(s) + n) * hidden + unit, activated.o * tanh(c_t),
-                  valid);
+  const auto epilogue = [&](int64_t s, int phase, int64_t n) {
+    const bool ended = s < 0;
+    const int64_t row = ended ? 0 : steps.first(s) + n;
+    const T* const gate = ended ? nullptr : gates.at(s, n);
+    const T* const cell = ended ? nullptr : cells.at(s, n);
+    const T* const cell_before = ended ? nullptr : c_before.of_step(s)[n];
+    const T* const cell_gradient = ended || !grad_cells.base ? nullptr : grad_cells.at(s, n);
+    const Stored<T> given = ended ? Stored<T>(nullptr) : grad_output.row(s, n);
+    const bool is_last = !ended && grad_h_n && n >= steps.rows(s + 1);
+    const T* const last = is_last ? grad_h_n + n * size : nullptr;
+    T* const grad_c_row = grad_c + n * hidden;
+    return [=](int64_t unit, auto valid, Vec<T> grad_h) __attribute__((always_inline)) {
+      if (phase == 0) {
+        if (ended) return store_first(grad_h_0 + n * size + unit, grad_h, valid);
+        if (given.data) grad_h = grad_h + given.load(unit, valid);
+        if (last) grad_h = grad_h + load_first(last + unit, valid);
+        if (grad_projected) return store_operand(grad_projected + row * size + unit, grad_h, valid);
+      }
+      const LstmGates<Vec<T>> activated{
+          load_first(gate + unit, valid), load_first(gate + hidden + unit, valid),
+          load_first(gate + 2 * hidden + unit, valid), load_first(gate + 3 * hidden + unit, valid)};
+      const Vec<T> c_t = load_first(cell + unit, valid);
+      Vec<T> grad_c_t = load_first<T>(grad_c_row + unit, valid);
+      if (cell_gradient) grad_c_t = grad_c_t + load_first(cell_gradient + unit, valid);
+      const LstmGates<Vec<T>> grad_pre = lstm_pointwise_backward(
+          activated, c_t, load_first(cell_before + unit, valid), grad_h, grad_c_t);
+      store_first(grad_c_row + unit, grad_c_t, valid);
+      P* out = grad_gates + row * gates_row + unit;
+      store_operand(out, grad_pre.i, valid);
+      store_operand(out + hidden, grad_pre.f, valid);
+      store_operand(out + 2 * hidden, grad_pre.g, valid);
+      store_operand(out + 3 * hidden, grad_pre.o, valid);
+      if (unprojected)
+        store_first(unprojected + row * hidden + unit, activated.o * tanh(c_t), valid);
+    };
   };
   walk_backward(runtime, steps, products, a.proj_size ? 2 : 1, epilogue);
 

@@ -124,15 +124,23 @@ void rnn_backward(const Runtime& runtime, const RnnBackward& a) {
   const Matrix<P> weight_hh =
       matrix_by_rows<P>(runtime, panels, {a.weight_hh, a.storage}, hidden, once);
   const BackwardProduct<P> recurrent{&panels, &weight_hh, grad_rows, 0, 1};
-  const auto epilogue = [&](int64_t s, int, int64_t n, int64_t unit, int64_t valid, Vec<T> grad_h) {
-    if (s < 0) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
-    if (grad_output.given()) grad_h = grad_h + grad_output.load(s, n, unit, valid);
-    if (grad_h_n && n >= steps.rows(s + 1))
-      grad_h = grad_h + load_first(grad_h_n + n * hidden + unit, valid);
-    const Vec<T> state = load_first(h.at(s, n) + unit, valid);
-    const Vec<T> grad =
-        a.relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
-    store_operand(grad_pre + (steps.first(s) + n) * hidden + unit, grad, valid);
+  const bool relu = a.relu;
+  const auto epilogue = [&](int64_t s, int, int64_t n) {
+    const bool ended = s < 0;
+    const T* const state_row = ended ? nullptr : h.at(s, n);
+    const Stored<T> given = ended ? Stored<T>(nullptr) : grad_output.row(s, n);
+    const bool is_last = !ended && grad_h_n && n >= steps.rows(s + 1);
+    const T* const last = is_last ? grad_h_n + n * hidden : nullptr;
+    P* const grad_row = ended ? nullptr : grad_pre + (steps.first(s) + n) * hidden;
+    return [=](int64_t unit, auto valid, Vec<T> grad_h) __attribute__((always_inline)) {
+      if (ended) return store_first(grad_h_0 + n * hidden + unit, grad_h, valid);
+      if (given.data) grad_h = grad_h + given.load(unit, valid);
+      if (last) grad_h = grad_h + load_first(last + unit, valid);
+      const Vec<T> state = load_first(state_row + unit, valid);
+      const Vec<T> grad =
+          relu ? (state <= Vec<T>{} ? Vec<T>{} : grad_h) : grad_h * (T(1) - state * state);
+      store_operand(grad_row + unit, grad, valid);
+    };
   };
   walk_backward(runtime, steps, &recurrent, 1, epilogue);
 

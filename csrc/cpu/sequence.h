@@ -87,9 +87,9 @@ struct StoredSequence {
               row_stride * element_bytes<T>(type_), steps, reverse),
         type(type_) {}
 
-  bool given() const { return bytes.base != nullptr; }
-  Vec<T> load(int64_t step, int64_t n, int64_t at, int64_t valid) const {
-    return load_stored<T>(type, bytes.at(step, n), at, valid);
+  // Null where the tensor is.
+  Stored<T> row(int64_t step, int64_t n) const {
+    return {bytes.base ? bytes.at(step, n) : nullptr, type};
   }
   void store(int64_t step, int64_t n, int64_t at, Vec<T> x, int64_t valid) const {
     store_stored<T>(type, bytes.at(step, n), at, x, valid);
@@ -386,6 +386,19 @@ void for_each_step(const Runtime& runtime, int64_t steps, int64_t rows, bool sha
       });
 }
 
+// The number of lanes of a whole vector, as a constant.
+template <class T>
+struct WholeVector {
+  constexpr operator int64_t() const { return Vector<T>::width; }
+};
+
+// Calls body(valid), with that constant where it is so: no load and no store need ask, then.
+template <class T, class Body>
+RNNFAST_INLINE void with_valid(int64_t valid, const Body& body) {
+  if (valid == Vector<T>::width) return body(WholeVector<T>{});
+  body(valid);
+}
+
 // One recurrent product of a backward step: `rows` of `ahead` steps on, from column `offset` on,
 // times a weight whose columns are cut into `panels`.
 template <class P>
@@ -398,8 +411,9 @@ struct BackwardProduct {
 
 // Walks the steps backwards. Turn 0 is the last step; after the first step comes one turn more, in
 // which nothing but gradients of initial states are left to do. Phase i of a turn computes
-// products[i] and calls epilogue(s, phase, n, unit, valid, product) for each vector of units of
-// each row; s is the step or, in the turn after a row's first step, -1 (phase 0 only).
+// products[i] and, for each row n, calls what epilogue(s, phase, n) gives with (unit, valid,
+// product) for each vector of units; s is the step or, in the turn after a row's first step, -1
+// (phase 0 only).
 template <class P, class Epilogue>
 void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardProduct<P>* products,
                    int phases, const Epilogue& epilogue) {
@@ -431,10 +445,13 @@ void walk_backward(const Runtime& runtime, const Steps& steps, const BackwardPro
                                    reached, place, zero_start<T>(), tile.at);
         memset(tile.at + reached * vectors * width, 0,
                sizeof(T) * static_cast<size_t>((count - reached) * vectors * width));
-        for (int64_t m = 0; m < count; ++m)
+        for (int64_t m = 0; m < count; ++m) {
+          const auto finish = epilogue(first + m < rows ? s : -1, phase, first + m);
           for (int64_t v = 0; v < vectors; ++v)
-            epilogue(first + m < rows ? s : -1, phase, first + m, panels.column(p, v),
-                     panels.valid(p, v), load(tile.at + (m * vectors + v) * width));
+            with_valid<T>(panels.valid(p, v), [&](auto valid) __attribute__((always_inline)) {
+              finish(panels.column(p, v), valid, load(tile.at + (m * vectors + v) * width));
+            });
+        }
       });
     });
   };
