@@ -147,7 +147,7 @@ Matrix<P> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels,
                          const Stored<Sum<P>>& source, int64_t depth, bool once) {
   Matrix<P> matrix{depth};
   as_stored<T>(source.type, source.data, [&](const auto* from) {
-    const auto rows = matrix_rows(from, panels.columns);
+    const RowsInTurn rows(matrix_rows(from, panels.columns), 0, 1, depth);
     if constexpr (kGroup<P> == 1 && sizeof(*from) == sizeof(T)) {
       const bool whole = panels.columns % Panels<T>::width == 0;
       if (once && (whole || panels.count > 1)) {
@@ -156,14 +156,13 @@ Matrix<P> matrix_by_rows(const Runtime& runtime, const Panels<T>& panels,
         if (whole) return;
         const int64_t p = panels.count - 1;
         T* packed = allocate<T>(runtime, panels.packed_size(depth) - panels.offset(depth, p));
-        pack_panels<P>(panels, p, panels.count, rows, 0, 1, depth,
-                       packed - panels.offset(depth, p));
+        pack_panels<P>(panels, p, panels.count, rows, 0, depth, packed - panels.offset(depth, p));
         matrix.last_panel = packed;
         return;
       }
     }
     T* packed = allocate<T>(runtime, panels.packed_size(groups<P>(depth)));
-    pack_rows<P>(runtime, panels, rows, 0, 1, depth, packed);
+    pack_rows<P>(runtime, panels, rows, packed);
     matrix.packed = packed;
   });
   return matrix;

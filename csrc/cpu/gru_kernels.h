@@ -276,7 +276,7 @@ void gru_backward(const Runtime& runtime, const GruBackward& a) {
       auto n_r_z = matrix_rows(ih, inputs);
       n_r_z.inner = hidden, n_r_z.outer_stride = gate;
       n_r_z.head = ih + 2 * gate, n_r_z.head_stride = inputs;
-      pack_rows<P>(runtime, columns, n_r_z, 0, 1, 3 * hidden, weight_ih);
+      pack_rows<P>(runtime, columns, RowsInTurn(n_r_z, 0, 1, 3 * hidden), weight_ih);
     });
     input_gradient<P>(runtime, a, steps, grad_rows, columns, Matrix<P>{3 * hidden, weight_ih});
   }

@@ -218,8 +218,8 @@ struct CrossEntropyChunk {
     const T* grouped = kGroup<P> == 1 ? d + low * stride : pairs;
     for (; low < high; low += kClassDepth, grouped += groups<P>(kClassDepth) * stride) {
       const int64_t depth = min_of(kClassDepth, high - low);
-      pack_panels<P>(panels, p, p + 1, matrix_rows(weight, a.features), low, 1, depth,
-                     panel - panels.offset(groups<P>(depth), p));
+      pack_panels<P>(panels, p, p + 1, RowsInTurn(matrix_rows(weight, a.features), low, 1, depth),
+                     0, groups<P>(depth), panel - panels.offset(groups<P>(depth), p));
       for_each_tile(0, rows, vectors, [&](int64_t n, int64_t count) {
         const P* columns[kMaxRows];
         for (int64_t m = 0; m < count; ++m)
@@ -332,7 +332,7 @@ void linear_cross_entropy(const Runtime& runtime, const LinearCrossEntropy& a) {
 
     Matrix<P> input_rows{rows};
     if (a.grad_weight) {
-      pack_rows<P>(runtime, features, c.input, 0, 1, rows, packed_rows);
+      pack_rows<P>(runtime, features, RowsInTurn(c.input, 0, 1, rows), packed_rows);
       input_rows.packed = packed_rows;
     }
     for (int64_t low = 0; low < a.classes; low += share) {

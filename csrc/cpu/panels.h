@@ -160,24 +160,35 @@ void pack_columns(const Runtime& runtime, const Panels<T>& panels, const S* sour
   });
 }
 
-// Packs rows row, row + step, ... (depth of them) of B, for some panels. Rows whose turn is soon
-// are asked for meanwhile: a row is too short for the processor to foresee the next.
+// Rows `first`, first + step, ... of a matrix.
+template <class S>
+struct RowsInTurn {
+  Rows<const S> rows;
+  int64_t first, step, count;
+
+  RowsInTurn(const Rows<const S>& rows_, int64_t first_, int64_t step_, int64_t count_)
+      : rows(rows_), first(first_), step(step_), count(count_) {}
+  const S* operator[](int64_t i) const { return rows[first + i * step]; }
+};
+
+// Packs B given by its rows: those of some panels, and of some lanes of these. Rows whose turn is
+// soon are asked for meanwhile: a row is too short for the processor to foresee the next.
 template <class P, class T, class S>
 void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end,
-                 const Rows<const S>& source, int64_t row, int64_t step, int64_t depth, T* packed) {
+                 const RowsInTurn<S>& source, int64_t lane_begin, int64_t lane_end, T* packed) {
   constexpr int width = Vector<T>::width;
   constexpr int group = kGroup<P>;
   constexpr int64_t kAhead = 2 * group;
-  for (int64_t k = 0; k < groups<P>(depth); ++k) {
+  for (int64_t k = lane_begin; k < lane_end; ++k) {
     const S *from[group], *soon[group];
     for (int i = 0; i < group; ++i) {
       const int64_t at = k * group + i;
-      from[i] = at < depth ? source[row + at * step] : nullptr;
-      soon[i] = source[row + min_of(at + kAhead, depth - 1) * step];
+      from[i] = at < source.count ? source[at] : nullptr;
+      soon[i] = source[min_of(at + kAhead, source.count - 1)];
     }
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const int64_t vectors = panels.vectors(p);
-      T* to = packed + panels.offset(groups<P>(depth), p) + k * vectors * width;
+      T* to = packed + panels.offset(groups<P>(source.count), p) + k * vectors * width;
       for (int64_t v = 0; v < vectors; ++v) {
         const int64_t column = panels.column(p, v), valid = panels.valid(p, v);
         Vec<T> x[group];
@@ -193,11 +204,12 @@ void pack_panels(const Panels<T>& panels, int64_t panel_begin, int64_t panel_end
 
 // The same for all panels, on all threads.
 template <class P, class T, class S>
-void pack_rows(const Runtime& runtime, const Panels<T>& panels, const Rows<const S>& source,
-               int64_t row, int64_t step, int64_t depth, T* packed) {
-  const int64_t work = panels.packed_size(depth) * kMoveWork;
+void pack_rows(const Runtime& runtime, const Panels<T>& panels, const RowsInTurn<S>& source,
+               T* packed) {
+  const int64_t lanes = groups<P>(source.count),
+                work = panels.packed_size(source.count) * kMoveWork;
   parallel(runtime, panels.count, work, [&](int64_t begin, int64_t end) {
-    pack_panels<P>(panels, begin, end, source, row, step, depth, packed);
+    pack_panels<P>(panels, begin, end, source, 0, lanes, packed);
   });
 }
 

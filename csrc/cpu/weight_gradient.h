@@ -1,6 +1,7 @@
 // The product over all rows of a sequence: gradients of weights and biases.
 #pragma once
 
+#include "cpu/phases.h"
 #include "cpu/tile.h"
 
 namespace rnnfast {
@@ -130,43 +131,55 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
   }
   if (rows == 0 && bias_out) set_or_zero<T>(nullptr, bias_out, columns);
   T* packed = allocate<T>(runtime, most);
-  const int64_t blocks =
+  const int64_t shares =
       ceil_div(ceil_div(columns, kColumnBlock), runtime.num_threads) * runtime.num_threads;
-  const int64_t block = ceil_div(columns, blocks);
+  const int64_t share = ceil_div(columns, shares);
 
-  for (int64_t row = 0; row < rows; row += kRowBlock<P>) {
-    const int64_t depth = min_of(kRowBlock<P>, rows - row), last = rows - 1 - row;
-    T* to = packed;
-    for (int i = 0; i < part_count; ++i) {
-      const Panels<T> panels(parts[i].columns, 1);
-      pack_rows<P>(runtime, panels, parts[i].b, last, -1, depth, to);
-      to += panels.packed_size(groups<P>(depth));
-    }
-    const auto body = [&](int64_t begin, int64_t end) {
-      alignas(64) T packed_a[groups<P>(kRowBlock<P>) * kColumnBlock];
-      for (int64_t m = begin * block; m < min_of(columns, end * block); m += block) {
-        const int64_t count = min_of(block, columns - m);
-        pack_transposed(a, last, depth, m, count, packed_a);
-        if (bias_out) {
-          T sum[kColumnBlock];
-          sum_rows<P>(packed_a, depth, sum);
-          for (int64_t c = 0; c < count; ++c)
-            bias_out[m + c] = row == 0 ? sum[c] : bias_out[m + c] + sum[c];
-        }
-        const T* from = packed;
-        for (int i = 0; i < part_count; ++i) {
-          const Panels<T> panels(parts[i].columns, 1);
-          T* sum = sums[i] + m * panels.columns;
-          const bool done = row + depth == rows;
-          multiply_transposed<P>(packed_a, count, depth, panels, from, row > 0, sum,
-                                 done ? parts[i].type : Storage::own,
-                                 done ? parts[i].out_at(m * panels.columns) : sum);
-          from += panels.packed_size(groups<P>(depth));
-        }
+  // Of each block of rows, all of b is packed, then multiplied.
+  const auto depth_of = [&](int64_t block) {
+    return min_of(kRowBlock<P>, rows - block * kRowBlock<P>);
+  };
+  const auto tasks = [&](int64_t phase) {
+    return phase % 2 ? shares : groups<P>(depth_of(phase / 2));
+  };
+  const auto body = [&](int64_t phase, int64_t begin, int64_t end) {
+    const int64_t row = phase / 2 * kRowBlock<P>, depth = depth_of(phase / 2);
+    const int64_t last = rows - 1 - row;
+    if (phase % 2 == 0) {
+      T* to = packed;
+      for (int i = 0; i < part_count; ++i) {
+        const Panels<T> panels(parts[i].columns, 1);
+        pack_panels<P>(panels, 0, panels.count, RowsInTurn(parts[i].b, last, -1, depth), begin, end,
+                       to);
+        to += panels.packed_size(groups<P>(depth));
       }
-    };
-    parallel(runtime, blocks, depth * columns * (columns_of_b + 1), body);
-  }
+      return;
+    }
+    alignas(64) T packed_a[groups<P>(kRowBlock<P>) * kColumnBlock];
+    for (int64_t m = begin * share; m < min_of(columns, end * share); m += share) {
+      const int64_t count = min_of(share, columns - m);
+      pack_transposed(a, last, depth, m, count, packed_a);
+      if (bias_out) {
+        T sum[kColumnBlock];
+        sum_rows<P>(packed_a, depth, sum);
+        for (int64_t c = 0; c < count; ++c)
+          bias_out[m + c] = row == 0 ? sum[c] : bias_out[m + c] + sum[c];
+      }
+      const T* from = packed;
+      for (int i = 0; i < part_count; ++i) {
+        const Panels<T> panels(parts[i].columns, 1);
+        T* sum = sums[i] + m * panels.columns;
+        const bool done = row + depth == rows;
+        multiply_transposed<P>(packed_a, count, depth, panels, from, row > 0, sum,
+                               done ? parts[i].type : Storage::own,
+                               done ? parts[i].out_at(m * panels.columns) : sum);
+        from += panels.packed_size(groups<P>(depth));
+      }
+    }
+  };
+  const int64_t blocks = ceil_div(rows, kRowBlock<P>);
+  const int64_t work = min_of(rows, kRowBlock<P>) * columns * (columns_of_b + 1);
+  for_each_phase(runtime, 2 * blocks, work / 2, tasks, body);
 }
 
 }  // namespace
