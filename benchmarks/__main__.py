@@ -18,6 +18,7 @@ KEPT = "layers --keep-freed-memory --modes training --peers torch".split()
 RUNS = {
     "layers": ["layers"],
     "layers_compiled": COMPILED,
+    "floor": ["floor"],
     "freed_memory_kept/layers": KEPT,
     "prepacked": ["prepacked"],
     "packed": ["packed"],

@@ -1,8 +1,9 @@
-"""How time and memory grow: with the length of a sequence, and with a second thread."""
+"""How time and memory grow: with the length of a sequence, with threads that have a CPU or none."""
 
 import argparse
 import dataclasses
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from torch import nn
 from rnnfast.benchmark import measure
 from rnnfast.benchmark.layers import CELLS, MODES, SHAPES, Shape, check_agreement, steps
 
-STUDIES = ("length", "threads", "memory")
+STUDIES = ("length", "threads", "crowded", "memory")
 LENGTHS = (10, 100, 1000, 10_000, 100_000)
 # The others' time for an element is given relative to this one's, taken in the same round.
 REFERENCE_LENGTH = 1000
@@ -27,6 +28,9 @@ SIZES = ((1, 32), (8, 64))
 LONGEST_FOR_TORCH = 10_000
 # hidden_size of 200 and more: what two threads are for.
 THREADED = ("seed001", "ptb_small", "ptb_medium", "ptb_large", "char", "stream512")
+# More threads than the one CPU they have; one row, whose steps threads share, and many.
+CROWDED = ("stream128", "imdb")
+CROWD = (1, 2, 4, 8, 16)
 MEMORIES = ("torch.nn", "full", "recompute", "tbptt")
 TBPTT_STEPS = 1000
 
@@ -40,6 +44,7 @@ class ScalingResult(measure.Environment):
 
     - study ``length``: time of an element over that of an element at length 1000;
     - study ``threads``: time at one thread over the time at this number of threads;
+    - study ``crowded``: the same in a process that has one CPU only;
     - study ``memory``: none. `peak_mib` is by how much training once, on an input that is there,
       raises the process's largest resident memory.
     """
@@ -127,31 +132,59 @@ def study_length(
 
 def study_threads(names: Sequence[str], seconds: float, min_rounds: int) -> Iterator[ScalingResult]:
     """One thread and two in the same rounds, ours and torch.nn's."""
+    for cell, mode, name in product(("LSTM", "GRU"), MODES, names):
+        times = _by_threads(cell, mode, name, (1, 2), seconds, min_rounds)
+        yield from _threads_results("threads", cell, mode, name, times)
+
+
+def study_crowded(
+    names: Sequence[str], counts: Sequence[int], seconds: float, min_rounds: int
+) -> Iterator[ScalingResult]:
+    """Threads that all have to share one CPU, in a process of its own for each case."""
+    context = multiprocessing.get_context("spawn")
+    for cell, name in product(("LSTM", "GRU"), names):
+        case = (cell, "inference", name)
+        with context.Pool(1, _take_one_cpu) as pool:
+            times = pool.apply(_by_threads, (*case, counts, seconds, min_rounds))
+        yield from _threads_results("crowded", *case, times)
+
+
+def _take_one_cpu() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def _by_threads(
+    cell: str, mode: str, name: str, counts: Sequence[int], seconds: float, min_rounds: int
+) -> dict[tuple[str, int], list[float]]:
+    """Seconds of each round, by whose layer it is and how many threads it has."""
 
     def at(threads: int, call: measure.Call) -> object:
         torch.set_num_threads(threads)
         return call()
 
-    for cell, mode, name in product(("LSTM", "GRU"), MODES, names):
-        with torch.inference_mode(mode == "inference"), measure.num_threads(1):
-            with measure.backend("rnnfast"):
-                calls = steps(cell, SHAPES[name], mode)
-                check_agreement(f"{name} {cell} {mode}", calls["rnnfast"](), calls["torch"]())
-                keys = list(product(calls, (1, 2)))
-                contenders = {(who, n): partial(at, n, calls[who]) for who, n in keys}
-                times = measure.interleave(contenders, seconds, min_rounds)
-        for who, threads in keys:
-            yield _result(
-                SHAPES[name],
-                times[who, threads],
-                measure.ratios(times[who, 1], times[who, threads]),
-                study="threads",
-                contender=who,
-                cell=cell,
-                mode=mode,
-                memory="full",
-                threads=threads,
-            )
+    with torch.inference_mode(mode == "inference"), measure.num_threads(1):
+        with measure.backend("rnnfast"):
+            calls = steps(cell, SHAPES[name], mode)
+            check_agreement(f"{name} {cell} {mode}", calls["rnnfast"](), calls["torch"]())
+            contenders = {(who, n): partial(at, n, calls[who]) for who, n in product(calls, counts)}
+            return measure.interleave(contenders, seconds, min_rounds)
+
+
+def _threads_results(
+    study: str, cell: str, mode: str, name: str, times: dict[tuple[str, int], list[float]]
+) -> Iterator[ScalingResult]:
+    for (who, threads), own in times.items():
+        yield _result(
+            SHAPES[name],
+            own,
+            measure.ratios(times[who, 1], own),
+            study=study,
+            contender=who,
+            cell=cell,
+            mode=mode,
+            memory="full",
+            threads=threads,
+        )
 
 
 def study_memory(lengths: Sequence[int], memories: Sequence[str]) -> Iterator[ScalingResult]:
@@ -206,7 +239,9 @@ def _resident(field: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the studies asked for, prints a line for each row and writes the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    # Some systems let no process choose its CPUs.
+    possible = [name for name in STUDIES if name != "crowded" or hasattr(os, "sched_setaffinity")]
+    parser.add_argument("--studies", nargs="+", choices=possible, default=possible)
     parser.add_argument("--seconds", type=float, default=1.0, help="budget of each case")
     command.add_output(parser, smoke="short and small, briefly: shows that it all works")
     options = parser.parse_args(arguments)
@@ -214,12 +249,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--studies threads: expected two CPUs or more, got one")
     if options.smoke:
         lengths, names, memory, budget = (10, 1000), ["odd"], ([100], ["recompute"]), (0.02, 2)
+        crowded = (["odd"], (1, 2))
     else:
-        memory = (LENGTHS[-2:], MEMORIES)
+        memory, crowded = (LENGTHS[-2:], MEMORIES), (CROWDED, CROWD)
         lengths, names, budget = LENGTHS, THREADED, (options.seconds, 3)
     studies = {
         "length": lambda: study_length(lengths, *budget),
         "threads": lambda: study_threads(names, *budget),
+        "crowded": lambda: study_crowded(*crowded, *budget),
         "memory": lambda: study_memory(*memory),
     }
     measured = ([result] for study in options.studies for result in studies[study]())

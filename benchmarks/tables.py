@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from floor import FloorResult, floor
 from language_model_step import StepResult
 from latency import LatencyResult
 from packed import PackedResult
@@ -185,6 +186,39 @@ def share_table(folder: Path) -> str:
     )
 
 
+def floor_table(folder: Path) -> str:
+    """How near each case is to what the machine allows, and how far ahead that lets it be."""
+    layers = Layers(read(folder, "layers*.csv", LayerResult), THREADS)
+    rows = read(folder, "floor.csv", FloorResult)
+    if not rows:
+        return "Not measured: `results/floor.csv` is absent."
+    _check_alike([*layers.rows, *rows], SAME)
+    ahead: dict[tuple[str, str], list[float]] = {column: [] for column in COLUMNS}
+    lines = []
+    for shape, sizes in layers.shapes.items():
+        cells = []
+        for mode, cell in COLUMNS:
+            best = layers.best(shape, mode, cell)
+            least = 1e3 * floor(cell, sizes, mode, THREADS, rows)
+            ahead[mode, cell].append(best.ratio * best.milliseconds / least)
+            cells.append(f"{least / best.milliseconds:.0%}, {ahead[mode, cell][-1]:.2f}")
+        lines.append([shape, *cells])
+    means = [
+        f"**{_mean(layers.best(shape, *column).ratio for shape in layers.shapes)} "
+        f"of {_mean(ahead[column])}**"
+        for column in COLUMNS
+    ]
+    lines.append(["**geometric mean**", *means])
+    heads = ["shape", *(f"{cell} {mode}" for mode, cell in COLUMNS)]
+    rate = next(row for row in rows if row.quantity == "multiply_add" and row.threads == THREADS)
+    return (
+        f"{table(heads, lines)}\n\nThe floor's part of the time that we take, and the best "
+        "peer's time over the floor: how many times as fast as that peer a layer could be at most. "
+        "Last line: over the best peer, what is reached of that. "
+        f"{rate.value:.0f} GFLOP/s in registers, {THREADS} threads, {where(rows)}"
+    )
+
+
 def of_script(script: str, kind: type[measure.Row]):
     """Makes a table of the rows of a script's CSV, and a word where there is none."""
 
@@ -236,6 +270,26 @@ def threads_table(rows: list[ScalingResult]) -> str:
         lines.append([str(sizes), *(f"{ours:.2f} ({torchs:.2f})" for ours, torchs in pairs)])
     heads = ["batch·length·input·hidden·layers", *(f"{cell} {mode}" for mode, cell in columns)]
     return f"{table(heads, lines)}\n\nTime at 1 thread over time at 2; in brackets torch.nn's."
+
+
+@of_script("scaling", ScalingResult)
+def crowded_table(rows: list[ScalingResult]) -> str:
+    """Milliseconds where all threads share one CPU: ours and, in brackets, torch.nn's."""
+    rows = [row for row in rows if row.study == "crowded"]
+    counts = sorted({row.threads for row in rows})
+    lines = []
+    for sizes, cell in dict.fromkeys((row.sizes, row.cell) for row in rows):
+        times = {
+            (row.contender, row.threads): row.milliseconds
+            for row in rows
+            if (row.sizes, row.cell) == (sizes, cell)
+        }
+        pairs = [(times["rnnfast", n], times["torch", n]) for n in counts]
+        cells = [f"{_figures(ours)} ({_figures(torchs)})" for ours, torchs in pairs]
+        lines.append([f"{cell} {rows[0].mode}", str(sizes), *cells])
+    heads = ["case", "batch·length·input·hidden·layers"]
+    heads += [f"{count} thread{'s' * (count > 1)}" for count in counts]
+    return f"{table(heads, lines, 2)}\n\nMilliseconds on one CPU; in brackets torch.nn's."
 
 
 @of_script("scaling", ScalingResult)
@@ -455,8 +509,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "benchmark": ratio_table,
     "summary": summary_table,
     "share": share_table,
+    "floor": floor_table,
     "length": length_table,
     "threads": threads_table,
+    "crowded": crowded_table,
     "memory": memory_table,
     "variants": variants_table,
     "quantized": quantized_table,

@@ -263,17 +263,6 @@ Tensor Layer::empty_sequence(int64_t features, ScalarType dtype) const {
                      : new_tensor(input.tensor, {seq_len, batch, features}, dtype);
 }
 
-Storage Layer::storage() const {
-  switch (input.tensor.scalar_type()) {
-    case ScalarType::Half:
-      return Storage::float16;
-    case ScalarType::BFloat16:
-      return Storage::bfloat16;
-    default:
-      return Storage::own;
-  }
-}
-
 Gradients Layer::empty_gradients(int64_t gates, bool need_input, bool need_weights) const {
   return {need_input ? empty_sequence(input_size) : empty({0}), empty({batch, state_size}),
           empty_if(need_weights, {gates * hidden_size, input_size}),

@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "storage.h"
+#include "bindings/storage_of.h"
 
 namespace rnnfast {
 
@@ -117,7 +117,7 @@ struct Layer {
   int64_t row_stride(int64_t features) const { return (batch_first ? seq_len : 1) * features; }
 
   // In what type the kernels find its tensors.
-  Storage storage() const;
+  Storage storage() const { return storage_of(input.tensor.scalar_type()); }
 
   Gradients empty_gradients(int64_t gates, bool need_input, bool need_weights) const;
 

@@ -77,7 +77,7 @@ struct CrossEntropyChunk {
       return from;
     } else {
       P* to = rounded + thread * kClassBlock * a.features;
-      round_row(from, to, (class_end(block) - class_begin(block)) * a.features);
+      read_row(Storage::own, from, to, (class_end(block) - class_begin(block)) * a.features);
       return to;
     }
   }
@@ -177,7 +177,7 @@ struct CrossEntropyChunk {
       }
       // In place: what is rounded stands before what is not yet.
       for (int64_t c = class_begin(block); c < class_end(block); ++c)
-        round_row(d + c * stride, reinterpret_cast<P*>(d + c * stride), rows);
+        read_row(Storage::own, d + c * stride, reinterpret_cast<P*>(d + c * stride), rows);
     }
   }
 

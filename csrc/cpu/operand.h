@@ -65,23 +65,14 @@ RNNFAST_INLINE Sum<P> element(Sum<P> lane, int) {
   return lane;
 }
 
-// The first n elements at p, zeros behind them.
-template <class T>
-RNNFAST_INLINE Vec<T> load_operand(const T* p, int64_t n) {
-  return load_first(p, n);
-}
-
 template <class T>
 RNNFAST_INLINE void store_operand(T* p, Vec<T> x, int64_t n) {
   store_first(p, x, n);
 }
 
 #if defined(__AVX512BF16__)
-typedef uint16_t VecBf16 __attribute__((vector_size(kVectorBytes / 2)));
-typedef uint32_t VecPairs __attribute__((vector_size(kVectorBytes)));
-
 // To nearest, ties to even; infinities and NaN stay, what is subnormal becomes zero.
-RNNFAST_INLINE VecBf16 round_to_bf16(VecFloat x) { return (VecBf16)_mm512_cvtneps_pbh((__m512)x); }
+RNNFAST_INLINE VecHalf round_to_bf16(VecFloat x) { return (VecHalf)_mm512_cvtneps_pbh((__m512)x); }
 
 RNNFAST_INLINE VecFloat broadcast_group(const Bf16* p) {
   int32_t pair;
@@ -108,8 +99,8 @@ RNNFAST_INLINE VecFloat join_groups<Bf16>(VecFloat low, VecFloat high) {
 
 template <>
 RNNFAST_INLINE VecFloat join<Bf16>(const VecFloat* x) {
-  const VecPairs low = __builtin_convertvector(round_to_bf16(x[0]), VecPairs);
-  const VecPairs high = __builtin_convertvector(round_to_bf16(x[1]), VecPairs);
+  const VecWords low = __builtin_convertvector(round_to_bf16(x[0]), VecWords);
+  const VecWords high = __builtin_convertvector(round_to_bf16(x[1]), VecWords);
   return (VecFloat)(low | high << 16);
 }
 
@@ -122,24 +113,8 @@ RNNFAST_INLINE float element<Bf16>(float lane, int i) {
   return lane;
 }
 
-RNNFAST_INLINE VecFloat load_operand(const Bf16* p, int64_t n) {
-  const __mmask16 first = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)-1;
-  const VecBf16 x = (VecBf16)_mm256_maskz_loadu_epi16(first, p);
-  return (VecFloat)(__builtin_convertvector(x, VecPairs) << 16);
-}
-
 RNNFAST_INLINE void store_operand(Bf16* p, VecFloat x, int64_t n) {
-  const __mmask16 first = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)-1;
-  _mm256_mask_storeu_epi16(p, first, (__m256i)round_to_bf16(x));
-}
-
-// to = from, rounded.
-RNNFAST_INLINE void round_row(const float* from, Bf16* to, int64_t count) {
-  constexpr int width = Vector<float>::width;
-  for (int64_t k = 0; k < count; k += width) {
-    const int64_t n = count - k < width ? count - k : width;
-    store_operand(to + k, load_first(from + k, n), n);
-  }
+  store_half(&p->bits, round_to_bf16(x), n);
 }
 #endif
 

@@ -192,7 +192,7 @@ struct PreviousOperands {
     if constexpr (kGroup<P> > 1) {
       buffers = allocate<P>(runtime, 2 * batch * size);
       for (int64_t n = 0; n < 2 * batch; ++n)
-        round_row(initial + n % batch * size, buffers + n * size, size);
+        read_row(Storage::own, initial + n % batch * size, buffers + n * size, size);
     }
   }
   Rows<const P> of_step(int64_t s) const {

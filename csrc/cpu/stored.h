@@ -14,40 +14,6 @@ struct Float16 {
   uint16_t bits;
 };
 
-typedef uint16_t VecHalf __attribute__((vector_size(kVectorBytes / 2)));
-typedef uint32_t VecWords __attribute__((vector_size(kVectorBytes)));
-
-// The first n elements at p, zeros behind them; 0 <= n <= width.
-RNNFAST_INLINE VecHalf load_half(const uint16_t* p, int64_t n) {
-  VecHalf x = {};
-  if (n >= Vector<float>::width) {
-    memcpy(&x, p, sizeof x);
-    return x;
-  }
-#if defined(__AVX512F__)
-  return (VecHalf)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
-#else
-  uint16_t lanes[Vector<float>::width] = {};
-  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
-  memcpy(&x, lanes, sizeof x);
-  return x;
-#endif
-}
-
-RNNFAST_INLINE void store_half(uint16_t* p, VecHalf x, int64_t n) {
-  if (n >= Vector<float>::width) {
-    memcpy(p, &x, sizeof x);
-    return;
-  }
-#if defined(__AVX512F__)
-  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)x);
-#else
-  uint16_t lanes[Vector<float>::width];
-  memcpy(lanes, &x, sizeof x);
-  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
-#endif
-}
-
 RNNFAST_INLINE VecWords widened(VecHalf x) { return __builtin_convertvector(x, VecWords); }
 RNNFAST_INLINE VecHalf narrowed(VecWords x) { return __builtin_convertvector(x, VecHalf); }
 

@@ -21,8 +21,7 @@ struct GradientPart {
 };
 
 // How weight_gradient cuts its work: rows packed at once, and the columns of a that a thread packs.
-template <class P>
-constexpr int64_t kRowBlock = 256 * kGroup<P>;
+constexpr int64_t kRowBlock = 512;
 constexpr int64_t kColumnBlock = 48;
 constexpr int kMostParts = 2;
 
@@ -50,7 +49,7 @@ void pack_transposed(const Rows<const P>& a, int64_t row, int64_t depth, int64_t
         const int64_t valid = max_of(0, min_of(width, columns - m));
         Vec<T> x[group];
         for (int i = 0; i < group; ++i)
-          x[i] = k * group + i < depth ? load_operand(a[row - k * group - i] + column + m, valid)
+          x[i] = k * group + i < depth ? load_first(a[row - k * group - i] + column + m, valid)
                                        : Vec<T>{};
         store(to + m, join<P>(x));
       }
@@ -123,10 +122,10 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
   for (int i = 0; i < part_count; ++i) {
     const int64_t count = columns * parts[i].columns;
     columns_of_b += parts[i].columns;
-    most += Panels<T>(parts[i].columns, 1).packed_size(groups<P>(kRowBlock<P>));
+    most += Panels<T>(parts[i].columns, 1).packed_size(groups<P>(kRowBlock));
     if (rows == 0)
       memset(parts[i].out, 0, static_cast<size_t>(count * element_bytes<T>(parts[i].type)));
-    const bool own = parts[i].type == Storage::own || rows <= kRowBlock<P>;
+    const bool own = parts[i].type == Storage::own || rows <= kRowBlock;
     sums[i] = own ? static_cast<T*>(parts[i].out) : allocate<T>(runtime, count);
   }
   if (rows == 0 && bias_out) set_or_zero<T>(nullptr, bias_out, columns);
@@ -136,14 +135,12 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
   const int64_t share = ceil_div(columns, shares);
 
   // Of each block of rows, all of b is packed, then multiplied.
-  const auto depth_of = [&](int64_t block) {
-    return min_of(kRowBlock<P>, rows - block * kRowBlock<P>);
-  };
+  const auto depth_of = [&](int64_t block) { return min_of(kRowBlock, rows - block * kRowBlock); };
   const auto tasks = [&](int64_t phase) {
     return phase % 2 ? shares : groups<P>(depth_of(phase / 2));
   };
   const auto body = [&](int64_t phase, int64_t begin, int64_t end) {
-    const int64_t row = phase / 2 * kRowBlock<P>, depth = depth_of(phase / 2);
+    const int64_t row = phase / 2 * kRowBlock, depth = depth_of(phase / 2);
     const int64_t last = rows - 1 - row;
     if (phase % 2 == 0) {
       T* to = packed;
@@ -155,7 +152,7 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
       }
       return;
     }
-    alignas(64) T packed_a[groups<P>(kRowBlock<P>) * kColumnBlock];
+    alignas(64) T packed_a[groups<P>(kRowBlock) * kColumnBlock];
     for (int64_t m = begin * share; m < min_of(columns, end * share); m += share) {
       const int64_t count = min_of(share, columns - m);
       pack_transposed(a, last, depth, m, count, packed_a);
@@ -177,8 +174,8 @@ void weight_gradient(const Runtime& runtime, const Rows<const P>& a, int64_t row
       }
     }
   };
-  const int64_t blocks = ceil_div(rows, kRowBlock<P>);
-  const int64_t work = min_of(rows, kRowBlock<P>) * columns * (columns_of_b + 1);
+  const int64_t blocks = ceil_div(rows, kRowBlock);
+  const int64_t work = min_of(rows, kRowBlock) * columns * (columns_of_b + 1);
   for_each_phase(runtime, 2 * blocks, work / 2, tasks, body);
 }
 

@@ -7,6 +7,7 @@ import charts
 import pytest
 import report
 import tables
+from floor import FloorResult
 
 from rnnfast.benchmark import measure
 from rnnfast.benchmark.layers import SHAPES, LayerResult
@@ -98,6 +99,25 @@ def test_share_of_the_gemm_rate(files, tmp_path):
     rows = results(gemm_share=0.9, peer_gemm_share=0.25)
     report.main(files(rows, PAGE.replace("benchmark", "share")))
     assert "| rl |" + " 90% (25%) |" * 6 in (tmp_path / "page.md").read_text().splitlines()
+
+
+def test_floor_bounds_what_a_layer_can_be_ahead(files, tmp_path, monkeypatch):
+    """Twice as fast as the peer and at 40% of its floor, a layer could be 5 times as fast."""
+    monkeypatch.setattr(tables, "floor", lambda *case: 4e-4)
+    page = PAGE.replace("benchmark", "floor")
+    arguments = files(results(ratio=2.0), page)
+    report.main(arguments)
+    assert "`results/floor.csv` is absent" in (tmp_path / "page.md").read_text()
+    row = results()[0]
+    of_machine = {"quantity": "multiply_add", "of": "float32", "threads": 2, "bytes": 0}
+    environment = {name: getattr(row, name) for name in ("date", *tables.SAME)}
+    rate = FloorResult(**environment, **of_machine, value=400, unit="GFLOP/s")
+    measure.write_csv(tmp_path / "floor.csv", [rate])
+    report.main(arguments)
+    text = (tmp_path / "page.md").read_text()
+    assert f"| rl | {' | '.join(['40%, 5.00'] * 6)} |" in text
+    assert f"| **geometric mean** | {' | '.join(['**2.00 of 5.00**'] * 6)} |" in text
+    assert "400 GFLOP/s in registers" in text
 
 
 def test_check_writes_nothing_and_notices_a_typed_number(files, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """The other scripts: a short run of each, and all of them as one command."""
 
+import multiprocessing
+import os
 import runpy
 import subprocess
 import sys
@@ -44,6 +46,22 @@ def test_threads_are_relative_to_one(tmp_path):
     }
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="CPUs cannot be chosen")
+def test_crowded_threads_have_one_cpu(tmp_path):
+    mine = os.sched_getaffinity(0)
+    rows = run(scaling, tmp_path / "s.csv", scaling.ScalingResult, "--studies", "crowded")
+    assert {(row.cell, row.contender, row.threads) for row in rows} == {
+        (cell, who, threads)
+        for cell in ("LSTM", "GRU")
+        for who in ("rnnfast", "torch")
+        for threads in (1, 2)
+    }
+    assert all(row.relative == 1 for row in rows if row.threads == 1)
+    assert os.sched_getaffinity(0) == mine
+    with multiprocessing.get_context("spawn").Pool(1, scaling._take_one_cpu) as pool:
+        assert len(pool.apply(os.sched_getaffinity, (0,))) == 1
+
+
 def test_recomputing_takes_less_memory_than_keeping(tmp_path):
     """Nothing but what backward needs is counted: neither the input nor what was loaded before."""
     full, recompute = scaling.study_memory([3000], ["full", "recompute"])
@@ -77,7 +95,7 @@ def test_text(tmp_path):
 def test_all_are_run_by_one_command(monkeypatch, capsys):
     """Each script in a process of its own: with --smoke once, else into its own file, and then the
     report. One that fails ends it."""
-    scripts = ("layers", "prepacked", "packed", "variants", "quantized", "latency")
+    scripts = ("layers", "floor", "prepacked", "packed", "variants", "quantized", "latency")
     on_gpu = ("gpu", "gpu_language_model_step")
     names = (*scripts, "language_model_step", "sampling", "text", "scaling", *on_gpu, "tutorials")
     calls, reports, failing = [], [], ["text"]

@@ -21,6 +21,7 @@
 
 #include "bindings/eager/autograd.h"
 #include "bindings/kernel_access.h"
+#include "bindings/storage_of.h"
 
 namespace rnnfast {
 namespace {
@@ -150,12 +151,6 @@ std::optional<Weights> weights_of(PyObject* parameters, PyObject* const* keys, s
 
 const CpuKernels& kernels_for(at::ScalarType dtype, const Kind& kind, bool single) {
   return kernels_of(kernel_access->isa(), dtype == at::kDouble, kind.bf16, single);
-}
-
-Storage storage_of(at::ScalarType dtype) {
-  return dtype == at::kHalf       ? Storage::float16
-         : dtype == at::kBFloat16 ? Storage::bfloat16
-                                  : Storage::own;
 }
 
 const void* data_of(const at::Tensor& tensor) {
