@@ -188,34 +188,34 @@ def share_table(folder: Path) -> str:
 
 def floor_table(folder: Path) -> str:
     """How near each case is to what the machine allows, and how far ahead that lets it be."""
-    layers = Layers(read(folder, "layers*.csv", LayerResult), THREADS)
+    results = read(folder, "layers*.csv", LayerResult)
     rows = read(folder, "floor.csv", FloorResult)
     if not rows:
         return "Not measured: `results/floor.csv` is absent."
-    _check_alike([*layers.rows, *rows], SAME)
-    ahead: dict[tuple[str, str], list[float]] = {column: [] for column in COLUMNS}
-    lines = []
-    for shape, sizes in layers.shapes.items():
-        cells = []
-        for mode, cell in COLUMNS:
-            best = layers.best(shape, mode, cell)
-            least = 1e3 * floor(cell, sizes, mode, THREADS, rows)
-            ahead[mode, cell].append(best.ratio * best.milliseconds / least)
-            cells.append(f"{least / best.milliseconds:.0%}, {ahead[mode, cell][-1]:.2f}")
-        lines.append([shape, *cells])
-    means = [
-        f"**{_mean(layers.best(shape, *column).ratio for shape in layers.shapes)} "
-        f"of {_mean(ahead[column])}**"
-        for column in COLUMNS
-    ]
-    lines.append(["**geometric mean**", *means])
+    lines, means = [], []
+    for threads in sorted({row.threads for row in results}, reverse=True):
+        layers = Layers(results, threads)
+        _check_alike([*layers.rows, *rows], SAME)
+        reached, possible = ({column: [] for column in COLUMNS} for _ in range(2))
+        for shape, sizes in layers.shapes.items():
+            cells = []
+            for mode, cell in COLUMNS:
+                best = layers.best(shape, mode, cell)
+                least = 1e3 * floor(cell, sizes, mode, threads, rows)
+                reached[mode, cell].append(best.ratio)
+                possible[mode, cell].append(best.ratio * best.milliseconds / least)
+                cells.append(f"{least / best.milliseconds:.0%}, {possible[mode, cell][-1]:.2f}")
+            if threads == THREADS:
+                lines.append([shape, *cells])
+        of = [f"**{_mean(reached[key])} of {_mean(possible[key])}**" for key in COLUMNS]
+        means.append([f"**geometric mean, threads: {threads}**", *of])
     heads = ["shape", *(f"{cell} {mode}" for mode, cell in COLUMNS)]
     rate = next(row for row in rows if row.quantity == "multiply_add" and row.threads == THREADS)
     return (
-        f"{table(heads, lines)}\n\nThe floor's part of the time that we take, and the best "
-        "peer's time over the floor: how many times as fast as that peer a layer could be at most. "
-        "Last line: over the best peer, what is reached of that. "
-        f"{rate.value:.0f} GFLOP/s in registers, {THREADS} threads, {where(rows)}"
+        f"{table(heads, [*lines, *means])}\n\nThe floor's part of the time that we take, and the "
+        "best peer's time over the floor: how many times as fast as that peer a layer could be "
+        f"at most, at {THREADS} threads, which make {rate.value:.0f} GFLOP/s in registers. Last "
+        f"lines: over the best peer, what is reached of that. {where(rows)}"
     )
 
 

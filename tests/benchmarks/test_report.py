@@ -105,7 +105,7 @@ def test_floor_bounds_what_a_layer_can_be_ahead(files, tmp_path, monkeypatch):
     """Twice as fast as the peer and at 40% of its floor, a layer could be 5 times as fast."""
     monkeypatch.setattr(tables, "floor", lambda *case: 4e-4)
     page = PAGE.replace("benchmark", "floor")
-    arguments = files(results(ratio=2.0), page)
+    arguments = files(results(ratio=2.0) + results(ratio=3.0, threads=1), page)
     report.main(arguments)
     assert "`results/floor.csv` is absent" in (tmp_path / "page.md").read_text()
     row = results()[0]
@@ -116,7 +116,9 @@ def test_floor_bounds_what_a_layer_can_be_ahead(files, tmp_path, monkeypatch):
     report.main(arguments)
     text = (tmp_path / "page.md").read_text()
     assert f"| rl | {' | '.join(['40%, 5.00'] * 6)} |" in text
-    assert f"| **geometric mean** | {' | '.join(['**2.00 of 5.00**'] * 6)} |" in text
+    for threads, mean in {2: "2.00 of 5.00", 1: "3.00 of 7.50"}.items():
+        line = " | ".join([f"**geometric mean, threads: {threads}**", *[f"**{mean}**"] * 6])
+        assert f"| {line} |" in text
     assert "400 GFLOP/s in registers" in text
 
 
