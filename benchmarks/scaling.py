@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -144,13 +145,23 @@ def study_crowded(
     context = multiprocessing.get_context("spawn")
     for cell, name in product(("LSTM", "GRU"), names):
         case = (cell, "inference", name)
-        with context.Pool(1, _take_one_cpu) as pool:
+        with _one_cpu():
+            pool = context.Pool(1)
+        with pool:
             times = pool.apply(_by_threads, (*case, counts, seconds, min_rounds))
         yield from _threads_results("crowded", *case, times)
 
 
-def _take_one_cpu() -> None:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+@contextmanager
+def _one_cpu() -> Iterator[None]:
+    """A process that starts here has one CPU from its first moment on, as in a container: OpenMP
+    counts the CPUs when it is loaded, and with more threads than that they soon stop spinning."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def _by_threads(
