@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 import rnnfast
 from rnnfast.benchmark import measure
+from rnnfast.benchmark.layers import SETTLE_SECONDS
 
 CELLS = {
     "LSTM": (rnnfast.LSTM, nn.LSTM, nn.LSTMCell),
@@ -50,9 +51,7 @@ PAUSES = {"hot": 0.0, "paced": 2e-3}  # seconds before a step
 # Of a case and contender, how many rounds, and the steps of a round.
 FULL = {"rounds": 20, "hot": 500, "paced": 50}
 SMOKE = {"rounds": 2, "hot": 20, "paced": 5}
-# A contender's turn begins with a pause, in which the threads of the one before stop spinning, and
-# with untimed steps.
-SETTLE_SECONDS = 5e-3
+# Untimed steps, with which a contender's turn begins.
 WARM_UP = 20
 # About the longest that a turn lasts: slow contenders take fewer steps.
 TURN_SECONDS = 0.25
@@ -289,12 +288,13 @@ def measure_case(
             print(f"onnxruntime left out: {error}", file=sys.stderr)
         check_agreement(f"{cell} {size}", steps)
         rounds = {name: [] for name in steps}
+        settle = SETTLE_SECONDS if threads > 1 else 0
         gc.collect()
         gc.disable()
         try:
             for _ in range(plan["rounds"]):
                 for name, step in steps.items():
-                    time.sleep(SETTLE_SECONDS)
+                    time.sleep(settle)
                     each = statistics.median(timed(step, WARM_UP, 0)) / 1e9 + PAUSES[pace]
                     count = min(plan[pace], max(WARM_UP, int(TURN_SECONDS / each)))
                     rounds[name].append(timed(step, count, PAUSES[pace]))

@@ -21,7 +21,7 @@ from rnnfast.benchmark.layers import (
 )
 
 SMOKE = {"shapes": ["odd"], "seconds": 0.02, "min_rounds": 3}
-FULL = {"shapes": list(SHAPES), "seconds": 1.5, "min_rounds": 5}
+FULL = {"shapes": list(SHAPES), "seconds": 1.5, "min_rounds": 9}
 
 
 def measure_compiled(

@@ -140,8 +140,9 @@ class Peer(NamedTuple):
     own_threads: bool = False
 
 
-# How long the threads of a peer and torch's are given to go idle; they were seen to spin for 9 ms.
-SETTLE_SECONDS = 0.02
+# How long the threads of a peer and torch's are given to go idle: those of ONNX Runtime were seen
+# to spin for some 40 ms.
+SETTLE_SECONDS = 0.1
 
 
 def step(module: nn.Module, input: Tensor, grad_output: Tensor | None) -> measure.Call:

@@ -24,6 +24,9 @@ import rnnfast
 SAMPLE_SECONDS = 1e-3
 # Caches, page tables and the thread pool are warm after this time.
 WARM_UP_SECONDS = 0.05
+# How long calls are made after a pause: of two threads that were woken on the same CPU, the system
+# moves one after milliseconds only.
+RESUME_SECONDS = 0.02
 GEMM_SIZE = 1024
 
 Call = Callable[[], object]
@@ -62,9 +65,7 @@ def interleave(
         min_rounds: rounds to take however long they last.
         settle: for contenders that have threads of their own, which go on spinning for a while
             after a call and would take the CPU from the next contender: seconds to sleep before
-            each sample. A call shorter than that is made for half as long before its sample, for
-            what idleness left cold: of two threads that were woken on the same CPU, the system
-            moves one after milliseconds only.
+            each sample. A short call is then made untimed for a while, for what idleness left cold.
 
     Returns:
         By name, the seconds of one call in each round.
@@ -78,8 +79,8 @@ def interleave(
             for name, call in contenders.items():
                 if settle:
                     time.sleep(settle)
-                    if not times[name] or times[name][-1] < settle:
-                        _warm_up(call, settle / 2)
+                    if not times[name] or times[name][-1] < RESUME_SECONDS:
+                        _warm_up(call, RESUME_SECONDS)
                 times[name].append(_sample(call, counts[name]) / counts[name])
             rounds += 1
     return times
