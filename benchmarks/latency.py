@@ -48,9 +48,9 @@ CELLS = {
 }
 SIZES = (128, 512)
 PAUSES = {"hot": 0.0, "paced": 2e-3}  # seconds before a step
-# Of a case and contender, how many rounds, and the steps of a round.
-FULL = {"rounds": 20, "hot": 500, "paced": 50}
-SMOKE = {"rounds": 2, "hot": 20, "paced": 5}
+# Of a case and contender, how many rounds, and the steps of a round; seconds for threads to settle.
+FULL = {"rounds": 20, "hot": 500, "paced": 50, "settle": SETTLE_SECONDS}
+SMOKE = {"rounds": 2, "hot": 20, "paced": 5, "settle": 0}
 # Untimed steps, with which a contender's turn begins.
 WARM_UP = 20
 # About the longest that a turn lasts: slow contenders take fewer steps.
@@ -274,7 +274,7 @@ def check_agreement(case: str, steps: dict[str, Step]) -> None:
 
 
 def measure_case(
-    threads: int, cell: str, size: int, pace: str, plan: dict[str, int]
+    threads: int, cell: str, size: int, pace: str, plan: dict[str, float]
 ) -> tuple[list[LatencyResult], list[HistogramBin]]:
     """All contenders in one case."""
     torch.manual_seed(0)
@@ -288,13 +288,14 @@ def measure_case(
             print(f"onnxruntime left out: {error}", file=sys.stderr)
         check_agreement(f"{cell} {size}", steps)
         rounds = {name: [] for name in steps}
-        settle = SETTLE_SECONDS if threads > 1 else 0
+        settle = plan["settle"] if threads > 1 else 0
         gc.collect()
         gc.disable()
         try:
             for _ in range(plan["rounds"]):
                 for name, step in steps.items():
-                    time.sleep(settle)
+                    if settle:
+                        measure.take_over(step, settle)
                     each = statistics.median(timed(step, WARM_UP, 0)) / 1e9 + PAUSES[pace]
                     count = min(plan[pace], max(WARM_UP, int(TURN_SECONDS / each)))
                     rounds[name].append(timed(step, count, PAUSES[pace]))

@@ -25,8 +25,8 @@ SAMPLE_SECONDS = 1e-3
 # Caches, page tables and the thread pool are warm after this time.
 WARM_UP_SECONDS = 0.05
 # How long calls are made after a pause: of two threads that were woken on the same CPU, the system
-# moves one after milliseconds only.
-RESUME_SECONDS = 0.02
+# moves one after some tens of milliseconds.
+RESUME_SECONDS = 0.1
 GEMM_SIZE = 1024
 
 Call = Callable[[], object]
@@ -64,8 +64,8 @@ def interleave(
         seconds: budget for the timed rounds; warm-up comes on top.
         min_rounds: rounds to take however long they last.
         settle: for contenders that have threads of their own, which go on spinning for a while
-            after a call and would take the CPU from the next contender: seconds to sleep before
-            each sample. A short call is then made untimed for a while, for what idleness left cold.
+            after a call and would take the CPU from the next contender: seconds of the pause that
+            precedes each sample (:func:`take_over`).
 
     Returns:
         By name, the seconds of one call in each round.
@@ -78,12 +78,17 @@ def interleave(
         while rounds < min_rounds or time.perf_counter() < end:
             for name, call in contenders.items():
                 if settle:
-                    time.sleep(settle)
-                    if not times[name] or times[name][-1] < RESUME_SECONDS:
-                        _warm_up(call, RESUME_SECONDS)
+                    take_over(call, settle)
                 times[name].append(_sample(call, counts[name]) / counts[name])
             rounds += 1
     return times
+
+
+def take_over(call: Call, settle: float) -> None:
+    """Lets the threads of the contender before go idle for so many seconds, and makes calls until
+    the system has given each thread of this one a CPU of its own."""
+    time.sleep(settle)
+    _warm_up(call, RESUME_SECONDS)
 
 
 @contextmanager

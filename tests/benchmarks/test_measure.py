@@ -52,11 +52,11 @@ def test_a_sample_of_short_calls_lasts_a_millisecond(clock: Clock):
 
 
 def test_settling_is_not_timed_and_precedes_each_sample(clock: Clock):
-    contenders = {name: partial(clock.call, name, s) for name, s in {"a": 0.5, "b": 0.008}.items()}
+    contenders = {name: partial(clock.call, name, s) for name, s in {"a": 0.5, "b": 0.04}.items()}
     times = measure.interleave(contenders, seconds=0, min_rounds=2, settle=0.5)
-    # Before the first sample each is called for 0.02 s more; after it, who is soon done.
-    assert "".join(clock.called)[-15:] == "-aa-bbbb-a-bbbb"
-    assert times == {"a": [0.5] * 2, "b": pytest.approx([0.008] * 2)}
+    # Before each sample it is called for 0.1 s more.
+    assert "".join(clock.called)[-16:] == "-aa-bbbb-aa-bbbb"
+    assert times == {"a": [0.5] * 2, "b": pytest.approx([0.04] * 2)}
 
 
 def test_ratio_is_the_median_over_pairs():
