@@ -58,7 +58,9 @@ def test_crowded_threads_have_one_cpu(tmp_path):
     }
     assert all(row.relative == 1 for row in rows if row.threads == 1)
     assert os.sched_getaffinity(0) == mine
-    with multiprocessing.get_context("spawn").Pool(1, scaling._take_one_cpu) as pool:
+    with scaling._one_cpu():
+        pool = multiprocessing.get_context("spawn").Pool(1)
+    with pool:
         assert len(pool.apply(os.sched_getaffinity, (0,))) == 1
 
 
