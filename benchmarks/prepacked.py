@@ -15,11 +15,11 @@ import rnnfast
 from rnnfast.benchmark import measure
 from rnnfast.benchmark.layers import (
     CELLS,
-    SETTLE_SECONDS,
     SHAPES,
     Peer,
     Shape,
     check_agreement,
+    settle_seconds,
     step,
 )
 
@@ -78,7 +78,6 @@ def measure_case(
     ours, theirs = CELLS[cell].ours(*sizes), CELLS[cell].torch(*sizes)
     theirs.load_state_dict(ours.state_dict())
     input = torch.randn(shape.seq_len, shape.batch, shape.input_size)
-    settle = SETTLE_SECONDS if threads > 1 and any(p.own_threads for p in others.values()) else 0
     versions = {"rnnfast": rnnfast.__version__} | {who: p.version for who, p in others.items()}
     with torch.inference_mode(), measure.num_threads(threads), measure.backend("rnnfast"):
         calls = {who: peer.step(theirs, input, None) for who, peer in others.items()}
@@ -87,7 +86,7 @@ def measure_case(
         for who in versions:
             results = (map(torch.as_tensor, calls[one]()) for one in ("prepacked", who))
             check_agreement(f"{name} {cell}", *results, who)
-        times = measure.interleave(calls, seconds, min_rounds, settle)
+        times = measure.interleave(calls, seconds, min_rounds, settle_seconds(threads, others))
     rows = []
     for who, version in versions.items():
         ratio = measure.ratios(times[who], times["prepacked"])

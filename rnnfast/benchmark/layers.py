@@ -145,6 +145,11 @@ class Peer(NamedTuple):
 SETTLE_SECONDS = 0.1
 
 
+def settle_seconds(threads: int, peers: dict[str, Peer]) -> float:
+    """The pause before each sample: none unless a peer has threads of its own."""
+    return SETTLE_SECONDS if threads > 1 and any(p.own_threads for p in peers.values()) else 0
+
+
 def step(module: nn.Module, input: Tensor, grad_output: Tensor | None) -> measure.Call:
     """A step of training; of inference if there is no gradient of the output.
 
@@ -230,7 +235,6 @@ def measure_case(
     peers = {who: peer for who, peer in peers.items() if mode in peer.modes}
     if not peers:
         return []
-    settle = SETTLE_SECONDS if threads > 1 and any(p.own_threads for p in peers.values()) else 0
     with torch.inference_mode(mode == "inference"), measure.num_threads(threads):
         calls = steps(cell, SHAPES[name], mode, peers)
         with measure.backend(backend):
@@ -238,7 +242,7 @@ def measure_case(
                 results = (map(torch.as_tensor, calls[step]()) for step in ("rnnfast", who))
                 check_agreement(f"{name} {cell} {mode}", *results, who)
             gemm = measure.gemm_times(torch.float32, min(seconds, 0.1))
-            times = measure.interleave(calls, seconds, min_rounds, settle)
+            times = measure.interleave(calls, seconds, min_rounds, settle_seconds(threads, peers))
             gemm += measure.gemm_times(torch.float32, min(seconds, 0.1))
     work = operations(cell, SHAPES[name], mode)
     case = (name, cell, mode, threads, backend)
